@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that cross the wire and arrive as the class they were raised as.
+
+oslo.messaging rebuilds a remote exception from its module, class name and
+``kwargs``; a client lists this module in ``allowed_remote_exmods``.  The
+``code`` strings are part of the protocol: never change one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AgentError(Exception):
+    """Base of all errors the agent answers with."""
+
+    code = 'error'
+    message = '{reason}'
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A remote error is rebuilt with the finished sentence as its only
+        # argument next to the fields.
+        self.kwargs = kwargs
+        super().__init__(args[0] if args else self.message.format(**kwargs))
+
+
+class InvalidRequest(AgentError):
+    """A message whose content cannot be accepted."""
+
+    code = 'invalid-request'
+    message = '{field}: {reason}'
+
+
+class VolumeNotFound(AgentError):
+    """No guest on this host has the volume."""
+
+    code = 'volume-not-found'
+    message = 'no guest on {host} has volume {volume_id} attached'
+
+
+class MultiAttached(AgentError):
+    """More than one disk carries the volume's serial."""
+
+    code = 'multi-attached'
+    message = 'volume {volume_id} is attached more than once: {where}'
+
+
+class GuestState(AgentError):
+    """The guest's state forbids the operation."""
+
+    code = 'guest-state'
+    message = 'guest {domain}: {reason}'
+
+
+class DiskBusy(AgentError):
+    """The disk already has a job."""
+
+    code = 'disk-busy'
+    message = 'disk {device} of {domain} already has a job: {job}'
+
+
+class ChainMismatch(AgentError):
+    """The live chain is neither what was planned on nor the result."""
+
+    code = 'chain-mismatch'
+    message = ('volume {volume_id}: the live chain is {found}, expected '
+               '{expected}; nothing was changed')
+
+
+class BadOverlay(AgentError):
+    """The file offered as the new active layer is not fit for it."""
+
+    code = 'bad-overlay'
+    message = '{file}: {reason}'
+
+
+class JobConflict(AgentError):
+    """The same operation was asked before, for other layers."""
+
+    code = 'job-conflict'
+    message = ('{kind} of {subject} was asked before for {earlier}, now for '
+               '{now}; refused')
+
+
+class JobNotFound(AgentError):
+    """No such job."""
+
+    code = 'job-not-found'
+    message = 'no job {job_id} on {host}'
+
+
+class JobState(AgentError):
+    """The job's state forbids the request."""
+
+    code = 'job-state'
+    message = 'job {job_id} is {state}: {reason}'
+
+
+class NotSupported(AgentError):
+    """This host cannot do it; says why and the remedy."""
+
+    code = 'not-supported'
+    message = '{reason}'
+
+
+class QuiesceFailed(AgentError):
+    """Quiescing was required and did not succeed; no snapshot was taken."""
+
+    code = 'quiesce-failed'
+    message = 'guest {domain} could not be quiesced: {reason}'
+
+
+class HypervisorDown(AgentError):
+    """libvirtd cannot be reached; the request was not accepted."""
+
+    code = 'hypervisor-down'
+    message = 'libvirt at {uri} cannot be reached: {reason}'
