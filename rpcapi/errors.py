@@ -4,6 +4,9 @@
 oslo.messaging rebuilds a remote exception from its module, class name and
 ``kwargs``; a client lists this module in ``allowed_remote_exmods``.  The
 ``code`` strings are part of the protocol: never change one.
+
+The last four classes are raised on the client's side, for what happens
+between the two.
 """
 
 from __future__ import annotations
@@ -115,3 +118,65 @@ class HypervisorDown(AgentError):
 
     code = 'hypervisor-down'
     message = 'libvirt at {uri} cannot be reached: {reason}'
+
+
+class JobFailed(AgentError):
+    """A job ended in FAILED; ``code`` is the job's own error code."""
+
+    code = 'job-failed'
+    message = 'job {job_id} failed: {reason}'
+
+    @property
+    def job_code(self) -> str:
+        """The error code the agent gave the job."""
+        return str(self.kwargs.get('job_code', ''))
+
+
+class JobAborted(AgentError):
+    """A job ended in ABORTED."""
+
+    code = 'job-aborted'
+    message = 'job {job_id} was aborted: {reason}'
+
+
+class InternalError(AgentError):
+    """The agent met something it has no name for; its log tells more."""
+
+    code = 'internal'
+    message = '{host} failed in {method}: {reason}'
+
+
+class NotUnderstood(AgentError):
+    """The two sides speak different versions; nothing was done."""
+
+    code = 'not-understood'
+    message = ('{host} and this program do not understand each other in '
+               '{method} of RPC version {version}: {reason}')
+
+
+class PeerSilent(AgentError):
+    """No answer in time; whether the request was accepted is not known."""
+
+    code = 'peer-silent'
+    message = ('no answer from {host} to {method} within {seconds:g} s; it '
+               'may or may not have been accepted')
+
+
+class BrokerUnreachable(AgentError):
+    """The message broker cannot be reached; ``reason`` says why."""
+
+    code = 'broker-unreachable'
+    message = 'the message broker cannot be reached: {reason}'
+
+
+def plain(error: AgentError) -> AgentError:
+    """Return a received error as the class it was raised as.
+
+    oslo.messaging hands out a subclass made up on the spot whose text ends
+    in the remote traceback.
+    """
+    name = type(error).__name__.removesuffix('_Remote')
+    found = globals().get(name)
+    cls = (found if isinstance(found, type)
+           and issubclass(found, AgentError) else AgentError)
+    return cls(*error.args[:1], **error.kwargs)

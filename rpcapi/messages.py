@@ -31,6 +31,7 @@ _T = TypeVar('_T')
 _ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z')
 _FILE = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z')
 MAX_LAYERS = 200  # libvirt's limit of a backing chain
+MAX_DISKS = 64
 
 
 class Kind(enum.StrEnum):
@@ -118,6 +119,22 @@ def _choice(kind: type[_E], value: object, name: str) -> _E:
             field=name, reason=f'{value!r} is none of {known}') from None
 
 
+def _flag(value: object, name: str) -> bool:
+    _check(isinstance(value, bool), name, f'{value!r} is not a boolean')
+    return bool(value)
+
+
+def _text(value: object, name: str) -> str:
+    _check(isinstance(value, str), name, f'{value!r} is not a text')
+    return str(value)
+
+
+def _time(value: object, name: str) -> float:
+    _check(isinstance(value, int | float) and not isinstance(value, bool)
+           and 0 <= value < 1 << 63, name, f'{value!r} is not a time')
+    return float(value)  # type: ignore[arg-type]
+
+
 def _mapping(value: object, name: str) -> Mapping[str, Any]:
     _check(isinstance(value, Mapping), name, 'is not an object')
     return value  # type: ignore[return-value]
@@ -125,11 +142,18 @@ def _mapping(value: object, name: str) -> Mapping[str, Any]:
 
 def _list(value: object, name: str, item: Callable[[object, str], _T],
           least: int, most: int) -> tuple[_T, ...]:
-    _check(isinstance(value, list | tuple)
-           and least <= len(value) <= most, name,
+    entries = value if isinstance(value, list | tuple) else ()
+    _check(entries is value and least <= len(entries) <= most, name,
            f'must be a list of {least} to {most} entries')
-    return tuple(item(v, f'{name}[{i}]')
-                 for i, v in enumerate(value))  # type: ignore[arg-type]
+    return tuple(item(v, f'{name}[{i}]') for i, v in enumerate(entries))
+
+
+def _chains(value: object) -> Mapping[str, tuple[str, ...]]:
+    found = _mapping(value, 'chains')
+    _check(len(found) <= MAX_DISKS, 'chains', 'too many volumes')
+    return {check_id(volume, 'chains'):
+            _list(names, 'chains', check_file, 1, MAX_LAYERS)
+            for volume, names in found.items()}
 
 
 class _Message:
@@ -179,12 +203,14 @@ class CreateRequest(_Message):
     def from_wire(cls, wire: object) -> CreateRequest:
         """Build from a received object."""
         w = _mapping(wire, 'request')
-        disks = _list(w.get('disks'), 'disks', SnapshotDisk.from_wire, 1, 64)
+        disks = _list(w.get('disks'), 'disks', SnapshotDisk.from_wire, 1,
+                      MAX_DISKS)
         for what in ('volume_id', 'snapshot_id', 'new_file'):
             _check(len({getattr(d, what) for d in disks}) == len(disks),
                    'disks', f'the same {what} twice')
         return cls(disks, _choice(Quiesce, w.get('quiesce', Quiesce.TRY),
-                                  'quiesce'), bool(w.get('report', False)))
+                                  'quiesce'),
+                   _flag(w.get('report', False), 'report'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +272,7 @@ class MergeRequest(_Message):
         return cls(kind, check_id(w.get('volume_id'), 'volume_id'),
                    check_id(w.get('subject'), 'subject'), before, merged,
                    survivor, _number(w.get('bandwidth', 0), 'bandwidth'),
-                   bool(w.get('report', False)))
+                   _flag(w.get('report', False), 'report'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,26 +322,30 @@ class Job(_Message):
     def from_wire(cls, wire: object) -> Job:
         """Build from a received object."""
         w = _mapping(wire, 'job')
-        ids = {name: _list(w.get(name), name, check_id, 1, 64)
-               for name in ('volumes', 'subjects')}
-        chains = {check_id(v, 'chains'): _list(names, 'chains', check_file,
-                                               1, MAX_LAYERS)
-                  for v, names in _mapping(w.get('chains', {}),
-                                           'chains').items()}
         return cls(
             id=check_id(w.get('id'), 'id'),
             kind=_choice(Kind, w.get('kind'), 'kind'),
-            domain=str(w.get('domain', '')),
+            volumes=_list(w.get('volumes'), 'volumes', check_id, 1,
+                          MAX_DISKS),
+            subjects=_list(w.get('subjects'), 'subjects', check_id, 1,
+                          MAX_DISKS),
+            domain=_text(w.get('domain', ''), 'domain'),
             state=_choice(State, w.get('state'), 'state'),
             condition=_choice(Condition, w.get('condition', Condition.OK),
                               'condition'),
-            paused=bool(w.get('paused', False)),
-            chains=chains, **ids,
-            **{n: _number(w.get(n, 0), n) for n in
-               ('revision', 'done_bytes', 'total_bytes', 'bandwidth')},
-            **{n: str(w.get(n, '')) for n in
-               ('method', 'consistency', 'note', 'error_code', 'error')},
-            **{n: float(w.get(n, 0.0)) for n in ('created', 'updated')})
+            paused=_flag(w.get('paused', False), 'paused'),
+            revision=_number(w.get('revision', 0), 'revision'),
+            done_bytes=_number(w.get('done_bytes', 0), 'done_bytes'),
+            total_bytes=_number(w.get('total_bytes', 0), 'total_bytes'),
+            bandwidth=_number(w.get('bandwidth', 0), 'bandwidth'),
+            method=_text(w.get('method', ''), 'method'),
+            chains=_chains(w.get('chains', {})),
+            consistency=_text(w.get('consistency', ''), 'consistency'),
+            note=_text(w.get('note', ''), 'note'),
+            error_code=_text(w.get('error_code', ''), 'error_code'),
+            error=_text(w.get('error', ''), 'error'),
+            created=_time(w.get('created', 0.0), 'created'),
+            updated=_time(w.get('updated', 0.0), 'updated'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +360,7 @@ class LiveLayer(_Message):
         """Build from a received object."""
         w = _mapping(wire, name)
         return cls(check_file(w.get('name'), f'{name}.name'),
-                   str(w.get('format', '')))
+                   _text(w.get('format', ''), 'format'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,12 +394,14 @@ class LiveChain(_Message):
         """Build from a received object."""
         w = _mapping(wire, 'chain')
         return cls(check_id(w.get('volume_id'), 'volume_id'),
-                   str(w.get('domain', '')), str(w.get('device', '')),
-                   bool(w.get('running')),
+                   _text(w.get('domain', ''), 'domain'),
+                   _text(w.get('device', ''), 'device'),
+                   _flag(w.get('running', True), 'running'),
                    _list(w.get('layers'), 'layers', LiveLayer.from_wire, 1,
                          MAX_LAYERS),
-                   bool(w.get('can_commit', True)), str(w.get('remedy', '')),
-                   str(w.get('job_id', '')))
+                   _flag(w.get('can_commit', True), 'can_commit'),
+                   _text(w.get('remedy', ''), 'remedy'),
+                   _text(w.get('job_id', ''), 'job_id'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +427,6 @@ class AgentInfo(_Message):
     def from_wire(cls, wire: object) -> AgentInfo:
         """Build from a received object."""
         w = _mapping(wire, 'info')
-        return cls(**{n: str(w.get(n, '')) for n in (
+        return cls(**{n: _text(w.get(n, ''), n) for n in (
             'host', 'version', 'rpc_version', 'libvirt', 'qemu', 'problem')},
             unfinished=_number(w.get('unfinished', 0), 'unfinished'))

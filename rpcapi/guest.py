@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running guest's side of an operation, done by the host's agent.
+
+:class:`AgentGuest` has the methods that ``chain.guest.GuestSide`` asks for,
+in primitive types.  It submits a job and waits until it has ended.  Silence
+is never taken for an answer: it asks again, which is safe because a request
+submitted twice is one job, and gives up only after ``patience`` seconds
+without any contact.  Giving up does not end the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import time
+
+from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi.client import AgentClient
+from assisted_snapshots.rpcapi.messages import CreateRequest
+from assisted_snapshots.rpcapi.messages import Job
+from assisted_snapshots.rpcapi.messages import Kind
+from assisted_snapshots.rpcapi.messages import MergeRequest
+from assisted_snapshots.rpcapi.messages import Quiesce
+from assisted_snapshots.rpcapi.messages import SnapshotDisk
+from assisted_snapshots.rpcapi.messages import State
+
+# Errors after which nobody knows what the agent has.
+_SILENCE = (errors.PeerSilent, errors.BrokerUnreachable)
+
+# Seconds between two questions where the answer came at once.
+_PAUSE = 0.5
+
+
+def _same(error: errors.AgentError) -> Exception:
+    return error
+
+
+def _ignore(_job: Job) -> None:
+    pass
+
+
+class AgentGuest:
+    """Moves the disks of guests on one host, and waits until it is done.
+
+    :param progress: called with each new state of the job.
+    :param error: makes the exception that is raised from what went wrong;
+        ``code`` tells the kinds apart.  By default the error itself.
+    :param patience: seconds without contact until it gives up.
+    :param bandwidth: bytes per second for merges, 0 for the agent's default.
+    """
+
+    def __init__(self, client: AgentClient, *,
+                 progress: Callable[[Job], None] = _ignore,
+                 error: Callable[[errors.AgentError], Exception] = _same,
+                 patience: float = 120.0, bandwidth: int = 0) -> None:
+        self._client = client
+        self._progress = progress
+        self._error = error
+        self._patience = patience
+        self._bandwidth = bandwidth
+
+    def chain(self, volume_id: str) -> tuple[str, ...] | None:
+        """Return the live layers, base first; None if no guest has it."""
+        try:
+            return self._client.get_chain(volume_id).names
+        except errors.VolumeNotFound:
+            return None
+        except errors.AgentError as exc:
+            raise self._error(exc) from exc
+
+    def can_commit(self, volume_id: str) -> tuple[bool, str]:
+        """Tell whether QEMU may write to a backing file, and the remedy."""
+        try:
+            live = self._client.get_chain(volume_id)
+        except errors.AgentError as exc:
+            raise self._error(exc) from exc
+        return live.can_commit, live.remedy
+
+    def create(self, volume_id: str, snapshot_id: str, new_file: str,
+               quiesce: str) -> str:
+        """Move the guest onto the prepared overlay.
+
+        :param quiesce: ``off``, ``try`` or ``require``.
+        :returns: what the snapshot's content is worth: its consistency.
+        """
+        disk = SnapshotDisk(volume_id, snapshot_id, new_file)
+        return self.create_all((disk,), quiesce).consistency
+
+    def create_all(self, disks: tuple[SnapshotDisk, ...],
+                   quiesce: str) -> Job:
+        """Move several disks of one guest in one atomic transaction."""
+        request = CreateRequest(disks, Quiesce(quiesce))
+        return self._run(lambda: self._client.create_snapshot(request))
+
+    def merge(self, volume_id: str, subject: str, kind: str,
+              before: tuple[str, ...], merged: tuple[str, ...],
+              survivor: str) -> None:
+        """Merge layers; returns when it is done and durable."""
+        request = MergeRequest(Kind(kind), volume_id, subject, before, merged,
+                               survivor, self._bandwidth)
+        self._run(lambda: self._client.merge(request))
+
+    def _run(self, submit: Callable[[], Job]) -> Job:
+        """Submit a job and wait for its end."""
+        try:
+            job = _Watch(self._client, submit, self._progress,
+                         self._patience).end()
+        except errors.AgentError as exc:
+            raise self._error(exc) from exc
+        if job.state is State.DONE:
+            return job
+        raise self._error(_outcome(job))
+
+
+class _Watch:
+    """One job, from its submission to its end."""
+
+    def __init__(self, client: AgentClient, submit: Callable[[], Job],
+                 progress: Callable[[Job], None], patience: float) -> None:
+        self._client = client
+        self._submit = submit
+        self._progress = progress
+        self._patience = patience
+        self._heard = time.monotonic()
+        self._unsure = False
+        self._lost = False
+
+    def end(self) -> Job:
+        """Return the ended job."""
+        job = self._ask(self._submit)
+        self._progress(job)
+        while not job.state.final:
+            newer = self._next(job)
+            if (newer.id, newer.revision) == (job.id, job.revision):
+                time.sleep(_PAUSE)
+            else:
+                self._progress(newer)
+            job = newer
+        return job
+
+    def _next(self, job: Job) -> Job:
+        try:
+            return self._ask(lambda: self._client.wait_job(job.id,
+                                                           job.revision))
+        except errors.JobNotFound:
+            # The agent lost its journal.  The request says exactly what is
+            # to be done, so submitting it again cannot do more than that.
+            if self._lost:
+                raise
+            self._lost = self._unsure = True
+            return self._ask(self._submit)
+
+    def _ask(self, question: Callable[[], Job]) -> Job:
+        """Ask until there is an answer or patience is over."""
+        while True:
+            try:
+                answer = question()
+            except _SILENCE as exc:
+                self._unsure = True
+                self._bear(exc)
+            except errors.HypervisorDown as exc:
+                # A refusal, unless an earlier question may have got through.
+                if not self._unsure:
+                    raise
+                self._bear(exc)
+            else:
+                self._heard = time.monotonic()
+                return answer
+
+    def _bear(self, exc: errors.AgentError) -> None:
+        if time.monotonic() - self._heard > self._patience:
+            raise exc
+        time.sleep(_PAUSE)
+
+
+def _outcome(job: Job) -> errors.AgentError:
+    if job.state is State.ABORTED:
+        return errors.JobAborted(job_id=job.id, reason=job.note)
+    return errors.JobFailed(job_id=job.id, reason=job.error,
+                            job_code=job.error_code)
