@@ -33,6 +33,24 @@ class BadLayer(ChainError):
     message = '{file}: {reason}'
 
 
+class MissingLayer(BadLayer):
+    """A layer that something refers to is not there."""
+
+    message = '{file}: there is no such file'
+
+
+class BadBacking(BadLayer):
+    """A header names a backing file that must not be followed."""
+
+    message = '{file}: backing file {backing!r}: {reason}'
+
+
+class FormatMismatch(BadLayer):
+    """A layer has another format than the one pinned for it."""
+
+    message = '{file}: {where} says {found}, but {pinned} is pinned'
+
+
 class BadInfo(ChainError):
     """The .info file cannot be trusted."""
 

@@ -32,7 +32,7 @@ def _fault(value: object) -> str | None:
         return 'it is not text'
     if not value:
         return 'it is empty'
-    if len(value.encode(errors='surrogateescape')) > MAX_NAME:
+    if len(value.encode(errors='surrogatepass')) > MAX_NAME:
         return f'it is longer than {MAX_NAME} bytes'
     if '/' in value:
         return 'it holds a slash'
@@ -112,7 +112,7 @@ class VolumeFiles:
 
     @property
     def journal(self) -> Path:
-        """This project's metadata."""
+        """Formats and the operation in flight; upstream ignores it."""
         return self.folder / f'{self.name}.journal'
 
     @property
