@@ -120,6 +120,38 @@ class HypervisorDown(AgentError):
     message = 'libvirt at {uri} cannot be reached: {reason}'
 
 
+class LibvirtFailed(AgentError):
+    """libvirt refused a call for a reason of its own."""
+
+    code = 'libvirt-failed'
+    message = 'libvirt {call}: {reason}'
+
+
+class BlockJobFailed(AgentError):
+    """QEMU gave the block job up; the chain is as it was."""
+
+    code = 'block-job-failed'
+    message = ('{method} on disk {device} of {domain} failed in QEMU: '
+               '{reason}; the chain is as it was and no file is removed')
+
+
+class NotDurable(AgentError):
+    """Merged, but not seen on stable storage."""
+
+    code = 'not-durable'
+    message = ('{volume_id}: the merged data were not seen on stable storage '
+               'after {attempts} attempts: {reason}; keep every file and '
+               'repeat the operation')
+
+
+class DeadlinePassed(AgentError):
+    """Not begun in time, so not begun at all."""
+
+    code = 'deadline-passed'
+    message = ('not begun within {seconds:g} s of being accepted; nothing '
+               'was changed')
+
+
 class JobFailed(AgentError):
     """A job ended in FAILED; ``code`` is the job's own error code."""
 
