@@ -103,10 +103,11 @@ def check_file(value: object, name: str) -> str:
     return str(value)
 
 
-def _number(value: object, name: str) -> int:
+def check_number(value: object, name: str) -> int:
+    """Return a whole number from 0 to 2^63-1 or raise InvalidRequest."""
     _check(isinstance(value, int) and not isinstance(value, bool)
            and 0 <= value < 1 << 63, name,
-           f'{value!r} is not a number of bytes')
+           f'{value!r} is not a whole number')
     return int(value)  # type: ignore[call-overload,no-any-return]
 
 
@@ -119,7 +120,8 @@ def _choice(kind: type[_E], value: object, name: str) -> _E:
             field=name, reason=f'{value!r} is none of {known}') from None
 
 
-def _flag(value: object, name: str) -> bool:
+def check_flag(value: object, name: str) -> bool:
+    """Return a boolean or raise InvalidRequest."""
     _check(isinstance(value, bool), name, f'{value!r} is not a boolean')
     return bool(value)
 
@@ -129,7 +131,8 @@ def _text(value: object, name: str) -> str:
     return str(value)
 
 
-def _time(value: object, name: str) -> float:
+def check_time(value: object, name: str) -> float:
+    """Return seconds from 0 on, fractions allowed, or InvalidRequest."""
     _check(isinstance(value, int | float) and not isinstance(value, bool)
            and 0 <= value < 1 << 63, name, f'{value!r} is not a time')
     return float(value)  # type: ignore[arg-type]
@@ -210,7 +213,7 @@ class CreateRequest(_Message):
                    'disks', f'the same {what} twice')
         return cls(disks, _choice(Quiesce, w.get('quiesce', Quiesce.TRY),
                                   'quiesce'),
-                   _flag(w.get('report', False), 'report'))
+                   check_flag(w.get('report', False), 'report'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +274,8 @@ class MergeRequest(_Message):
                'libvirt pulls only into the active layer')
         return cls(kind, check_id(w.get('volume_id'), 'volume_id'),
                    check_id(w.get('subject'), 'subject'), before, merged,
-                   survivor, _number(w.get('bandwidth', 0), 'bandwidth'),
-                   _flag(w.get('report', False), 'report'))
+                   survivor, check_number(w.get('bandwidth', 0), 'bandwidth'),
+                   check_flag(w.get('report', False), 'report'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,19 +336,19 @@ class Job(_Message):
             state=_choice(State, w.get('state'), 'state'),
             condition=_choice(Condition, w.get('condition', Condition.OK),
                               'condition'),
-            paused=_flag(w.get('paused', False), 'paused'),
-            revision=_number(w.get('revision', 0), 'revision'),
-            done_bytes=_number(w.get('done_bytes', 0), 'done_bytes'),
-            total_bytes=_number(w.get('total_bytes', 0), 'total_bytes'),
-            bandwidth=_number(w.get('bandwidth', 0), 'bandwidth'),
+            paused=check_flag(w.get('paused', False), 'paused'),
+            revision=check_number(w.get('revision', 0), 'revision'),
+            done_bytes=check_number(w.get('done_bytes', 0), 'done_bytes'),
+            total_bytes=check_number(w.get('total_bytes', 0), 'total_bytes'),
+            bandwidth=check_number(w.get('bandwidth', 0), 'bandwidth'),
             method=_text(w.get('method', ''), 'method'),
             chains=_chains(w.get('chains', {})),
             consistency=_text(w.get('consistency', ''), 'consistency'),
             note=_text(w.get('note', ''), 'note'),
             error_code=_text(w.get('error_code', ''), 'error_code'),
             error=_text(w.get('error', ''), 'error'),
-            created=_time(w.get('created', 0.0), 'created'),
-            updated=_time(w.get('updated', 0.0), 'updated'))
+            created=check_time(w.get('created', 0.0), 'created'),
+            updated=check_time(w.get('updated', 0.0), 'updated'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,10 +399,10 @@ class LiveChain(_Message):
         return cls(check_id(w.get('volume_id'), 'volume_id'),
                    _text(w.get('domain', ''), 'domain'),
                    _text(w.get('device', ''), 'device'),
-                   _flag(w.get('running', True), 'running'),
+                   check_flag(w.get('running', True), 'running'),
                    _list(w.get('layers'), 'layers', LiveLayer.from_wire, 1,
                          MAX_LAYERS),
-                   _flag(w.get('can_commit', True), 'can_commit'),
+                   check_flag(w.get('can_commit', True), 'can_commit'),
                    _text(w.get('remedy', ''), 'remedy'),
                    _text(w.get('job_id', ''), 'job_id'))
 
@@ -429,4 +432,4 @@ class AgentInfo(_Message):
         w = _mapping(wire, 'info')
         return cls(**{n: _text(w.get(n, ''), n) for n in (
             'host', 'version', 'rpc_version', 'libvirt', 'qemu', 'problem')},
-            unfinished=_number(w.get('unfinished', 0), 'unfinished'))
+            unfinished=check_number(w.get('unfinished', 0), 'unfinished'))
