@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress on stderr: a bar on a terminal, a few plain lines elsewhere.
+
+Shown only, never relied on: bytes and rate are what the party that copies
+says of itself.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol
+from typing import TextIO
+from typing import TYPE_CHECKING
+
+from assisted_snapshots.cli.units import duration
+from assisted_snapshots.cli.units import human
+from assisted_snapshots.rpcapi.messages import Condition
+from assisted_snapshots.rpcapi.messages import Job
+from assisted_snapshots.rpcapi.messages import State
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+
+class Progress(Protocol):
+    """Shows how one piece of work gets on."""
+
+    def update(self, done: int, total: int, note: str = '') -> None:
+        """Show bytes done of total (0: not known) and what is going on."""
+
+    def close(self, ok: bool) -> None:
+        """Show the end."""
+
+
+class Lines:
+    """A line for every tenth done, and for every new note."""
+
+    def __init__(self, stream: TextIO, title: str) -> None:
+        self._stream = stream
+        self._title = title
+        self._began = time.monotonic()
+        self._shown: tuple[int, str] = (0, '')
+        self._done = 0
+
+    def update(self, done: int, total: int, note: str = '') -> None:
+        """Print a line where there is something new to say."""
+        self._done = max(done, self._done)
+        tenth = min(10, 10 * done // total) if total else 0
+        if (tenth, note) == self._shown:
+            return
+        self._shown = (tenth, note)
+        amount = f' {human(done)} of {human(total)}' if total else ''
+        self._print(f'{tenth * 10:>3} %{amount}{" - " if note else ""}{note}')
+
+    def close(self, ok: bool) -> None:
+        """Print how long it took."""
+        took = max(time.monotonic() - self._began, 1e-6)
+        rate = (f', {human(self._done)} at {human(self._done / took)}/s'
+                if self._done else '')
+        self._print(f'{"done" if ok else "stopped"} after '
+                    f'{duration(took)}{rate}')
+
+    def _print(self, text: str) -> None:
+        print(f'{self._title}: {text}', file=self._stream, flush=True)
+
+
+class Bar:
+    """A live bar with bytes, rate and time."""
+
+    def __init__(self, stream: TextIO, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn
+        from rich.progress import Progress
+        from rich.progress import TextColumn
+        from rich.progress import TimeElapsedColumn
+        columns: list[ProgressColumn] = [
+            TextColumn('{task.description}', markup=False),
+            BarColumn(bar_width=28), TextColumn('{task.fields[amount]}'),
+            TextColumn('{task.fields[rate]}', style='cyan'),
+            TimeElapsedColumn(),
+            TextColumn('{task.fields[note]}', style='dim', markup=False)]
+        self._bar = Progress(*columns, console=Console(file=stream),
+                             refresh_per_second=12)
+        self._bar.start()
+        self._began = time.monotonic()
+        self._task = self._bar.add_task(title, total=None, amount='',
+                                        rate='', note='')
+        self._last = (0, 0)
+
+    def update(self, done: int, total: int, note: str = '') -> None:
+        """Move the bar."""
+        self._last = (done, total)
+        took = max(time.monotonic() - self._began, 1e-6)
+        self._bar.update(
+            self._task, completed=done, total=total or None, note=note,
+            amount=f'{human(done)} / {human(total)}' if total else '',
+            rate=f'{human(done / took)}/s' if done else '')
+
+    def close(self, ok: bool) -> None:
+        """Leave the bar as it ended."""
+        done, total = self._last
+        if ok:
+            end = max(done, total, 1)
+            self._bar.update(self._task, completed=end, total=end,
+                             note='done')
+        self._bar.stop()
+
+
+class Meter:
+    """Progress of one command, shown once there is something to show."""
+
+    def __init__(self, stream: TextIO, title: str, *, bar: bool,
+                 quiet: bool = False) -> None:
+        self._make = Bar if bar else Lines
+        self._stream = stream
+        self._title = title
+        self._quiet = quiet
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None,
+                 error: BaseException | None,
+                 where: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.close(kind is None)
+
+    def update(self, done: int, total: int, note: str = '') -> None:
+        """Show bytes done of total."""
+        if self._quiet:
+            return
+        if self._progress is None:
+            self._progress = self._make(self._stream, self._title)
+        self._progress.update(done, total, note)
+
+    def job(self, job: Job) -> None:
+        """Show what the agent says of its job."""
+        self.update(job.done_bytes, job.total_bytes, note_of(job))
+
+
+def note_of(job: Job) -> str:
+    """Say in a few words what is going on with a job."""
+    words = [] if job.state in (State.RUNNING, State.DONE) else [job.state]
+    if job.paused:
+        words.append('paused')
+    if job.condition is not Condition.OK:
+        words.append(job.condition.replace('-', ' '))
+    return ', '.join(words)
