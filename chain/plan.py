@@ -126,11 +126,12 @@ def plan_delete(state: VolumeState, snapshot_id: str, *,
     :param allowed: directions the caller can carry out.
     :raises SnapshotNotFound: no such snapshot.
     :raises NoDirection: neither direction is possible; says why.
+    :raises Disagreement: the snapshot's file is no overlay of its own.
     """
     if snapshot_id not in state.snapshots:
         raise errors.SnapshotNotFound(volume=state.volume,
                                       snapshot_id=snapshot_id)
-    top = state.chain.names.index(state.snapshots[snapshot_id])
+    top = _overlay(state, snapshot_id)
     return _merge(state, top - 1, top, {snapshot_id}, attached, allowed)
 
 
@@ -147,6 +148,24 @@ def plan_flatten(state: VolumeState, *, attached: bool = False,
     if last == 0:
         return None
     return _merge(state, 0, last, set(state.snapshots), attached, allowed)
+
+
+def _overlay(state: VolumeState, snapshot_id: str) -> int:
+    """Return where a snapshot's overlay is; it is nobody else's.
+
+    Merging what another snapshot calls its overlay would give that one
+    other content, and below the base there is nothing to merge with.
+    """
+    file = state.snapshots[snapshot_id]
+    top = state.chain.index(file)
+    shared = list(state.snapshots.values()).count(file) > 1
+    if not top or shared:
+        raise errors.Disagreement(
+            volume=state.volume,
+            reason=f'{file}, the file of snapshot {snapshot_id}, '
+                   + ('is that of another one too' if shared
+                      else 'has no layer below it'))
+    return top
 
 
 def _merge(state: VolumeState, low: int, high: int, dropped: set[str],
