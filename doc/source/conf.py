@@ -2,13 +2,17 @@
 """How Sphinx builds the documentation."""
 
 from importlib import metadata
+from pathlib import Path
+import sys
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'ext'))
 
 project = 'Assisted Snapshots'
 copyright = 'the Assisted Snapshots authors'
 version = release = metadata.version('assisted-snapshots')
 
 extensions = [
-    'cliff.sphinxext',
+    'commands',
     'oslo_config.sphinxconfiggen',
     'oslo_config.sphinxext',
     'sphinx.ext.autodoc',
