@@ -59,6 +59,12 @@ class BadInfo(ChainError):
                'rebuilt from the headers')
 
 
+class BadJournal(ChainError):
+    """The journal cannot be trusted."""
+
+    message = '{file}: {reason}; nothing was changed'
+
+
 class Disagreement(ChainError):
     """Metadata and headers tell two stories; every file is kept."""
 
@@ -102,6 +108,25 @@ class NotNewest(ChainError):
 
     message = ('{volume}: snapshot {snapshot_id} is not the newest '
                '({newest} is); delete the newer ones first')
+
+
+class HasSnapshots(ChainError):
+    """Flattening would drop snapshots that nobody gave up."""
+
+    message = ('{volume} has snapshots ({snapshots}); flattening deletes '
+               'them, which must be asked for')
+
+
+class BadSize(ChainError):
+    """A size that the operation cannot give."""
+
+    message = '{volume}: size {size} is not possible: {reason}'
+
+
+class BadTarget(ChainError):
+    """A file that cannot be written as asked."""
+
+    message = '{file}: {reason}'
 
 
 class NoSpace(ChainError):

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutual exclusion on one volume, and who else has it open.
+
+The lock is of the open file description (it conflicts with POSIX locks, and
+crosses hosts on NFS), so a qemu-img that inherits it keeps it when the
+process that started it is killed: nobody begins to recover while that
+qemu-img still writes.  This module must never remove the lock file while
+somebody could be waiting on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+import struct
+from types import TracebackType
+
+from assisted_snapshots.chain.header import open_layer
+from assisted_snapshots.chain.names import VolumeFiles
+
+_FLOCK = struct.Struct('hhqqi4x')
+# QEMU's block/file-posix.c: a byte for each permission in use.
+_QEMU_LOCKS = (100, 100)
+
+
+class VolumeLock:
+    """The lock file of a volume, for callers without a distributed lock.
+
+    Waits for its holder; excludes threads and processes alike.
+    """
+
+    def __init__(self, files: VolumeFiles) -> None:
+        self._path = files.lock
+        self._fd = -1
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._fd
+
+    def __enter__(self) -> VolumeLock:
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                         | os.O_CLOEXEC, 0o660)
+            try:
+                _lock(fd)
+                if _same(fd, self._path):
+                    self._fd = fd
+                    return self
+            except BaseException:
+                os.close(fd)
+                raise
+            # It was removed with its volume while this one waited.
+            os.close(fd)
+
+    def __exit__(self, kind: type[BaseException] | None,
+                 exc: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+
+def opened_by_qemu(path: Path) -> bool:
+    """Tell whether a QEMU or qemu-img has an image open.
+
+    They lock what they open, on local file systems and on NFS, so this also
+    finds a guest that nobody told of.
+    """
+    with open_layer(path) as fd:
+        start, length = _QEMU_LOCKS
+        ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _lock(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW,
+                _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
+def _same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

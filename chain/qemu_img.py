@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""qemu-img, one thin function for each subcommand used.
+
+Argument lists only, every format said, resources limited.  Relative names,
+run in the folder of the volume, because QEMU stores a backing name as it was
+given.  Secrets travel through memory.  If this process dies, qemu-img is
+killed; and it inherits the volume's lock, so nobody works on the volume
+before it is gone.  This module must never probe a format, run a shell or
+write a secret to a disk or a command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+import os
+from pathlib import Path
+import re
+import subprocess
+from typing import IO
+
+from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.value import Format
+
+Progress = Callable[[float], None]
+
+# A hostile image must not eat the host.  What copies runs as long as it
+# takes; its threads reserve address space that they do not use.
+_QUICK = (f'--as={1 << 30}', '--cpu=60')
+_COPY = (f'--as={8 << 30}',)
+
+_PERCENT = re.compile(rb'\(([0-9.]+)/100%\)')
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The passphrase of LUKS layers; kept in memory only.
+
+    :ivar value: the passphrase.
+    :ivar stretch_ms: time that unlocking a new layer shall take; None for
+        QEMU's own choice.
+    """
+
+    value: bytes = field(repr=False)
+    stretch_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A layer and what shows through it.
+
+    :ivar name: bare name of the layer.
+    :ivar format: its pinned format.
+    :ivar depth: number of layers below it.
+    :ivar encrypted: it and all below it are LUKS.
+    """
+
+    name: str
+    format: Format
+    depth: int = 0
+    encrypted: bool = False
+
+
+class QemuImg:
+    """Runs qemu-img on the layers of one folder.
+
+    :param folder: where bare names are found.
+    :param secret: for encrypted layers.
+    :param progress: called with the percentage done.
+    """
+
+    def __init__(self, folder: Path, secret: Secret | None = None,
+                 progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._secret = secret
+        self._progress = progress
+        #: descriptors that a running qemu-img keeps open.
+        self.held: tuple[int, ...] = ()
+
+    def create(self, image: Image, size: int,
+               backing: tuple[str, Format] | None = None) -> None:
+        """Create an empty layer; the backing file is not opened."""
+        options = self._luks(image)
+        below = ['-b', backing[0], '-F', backing[1]] if backing else []
+        self._run('create', image.name, [
+            '-q', '-u', '-f', image.format, *below, *options,
+            image.name, str(size)], _QUICK)
+
+    def commit(self, top: Image, base: str | None = None) -> None:
+        """Write what a layer holds into one below it; the layer stays.
+
+        :param base: which one, if it is not the next.
+        """
+        target = ['-b', base] if base else []
+        self._run('commit', top.name, [
+            '-d', *self._copying(top.name), *target, *self._open(top)],
+            _COPY)
+
+    def pull(self, top: Image, backing: tuple[str, Format] | None) -> None:
+        """Copy into a layer what it shows of layers that will go.
+
+        The header names the new backing before all that was copied is
+        safe: until then only :meth:`repoint` back makes it sure.
+        """
+        self._run('rebase', top.name, [
+            *self._copying(top.name), '-T', self._cache(top.name),
+            *self._backing(backing), *self._open(top)], _COPY)
+
+    def repoint(self, image: Image,
+                backing: tuple[str, Format] | None) -> None:
+        """Change the backing name in a header, and nothing else."""
+        alone = Image(image.name, image.format, 0, image.encrypted)
+        self._run('rebase', image.name, [
+            '-q', '-u', *self._backing(backing), *self._open(alone)], _QUICK)
+
+    def convert(self, source: Image, target: Path, form: Format) -> None:
+        """Copy all that an image shows into one new file."""
+        made = Image(target.name, form, 0, source.encrypted)
+        self._run('convert', target.name, [
+            *self._copying(source.name), '-T', self._cache(source.name),
+            '-O', form, *self._luks(made), *self._open(source),
+            str(target)], _COPY)
+
+    def resize(self, image: Image, size: int,
+               path: Path | None = None) -> None:
+        """Make an image larger."""
+        self._run('resize', image.name, [
+            '-q', *self._open(image, path), str(size)], _QUICK)
+
+    def check(self, image: Image) -> None:
+        """Check the consistency of one qcow2 layer."""
+        alone = Image(image.name, image.format, 0, image.encrypted)
+        self._run('check', image.name, ['-q', *self._open(alone)], _COPY)
+
+    def same(self, one: Image, other: Image,
+             over: tuple[str, Format] | None = None) -> bool:
+        """Tell whether two images show the same.
+
+        :param over: what ``one`` is to lie on, whatever its header says.
+        """
+        first = self._options(one)
+        if over:
+            first += (f',backing.driver={over[1]},backing.file.driver=file,'
+                      f'backing.file.filename={over[0]}')
+        status = self._run('compare', other.name, [
+            '-q', '--image-opts', first, self._options(other)], _COPY,
+            accept=(0, 1))
+        return status == 0
+
+    def _luks(self, image: Image) -> list[str]:
+        """Return the options that make a new layer encrypted."""
+        if not image.encrypted:
+            return []
+        options = 'encrypt.format=luks,encrypt.key-secret=luks'
+        if self._secret and self._secret.stretch_ms is not None:
+            options += f',encrypt.iter-time={self._secret.stretch_ms}'
+        return ['-o', options]
+
+    def _open(self, image: Image, path: Path | None = None) -> list[str]:
+        """Return the arguments that name an image to work on."""
+        if image.encrypted:
+            return ['--image-opts', self._options(image, path)]
+        return ['-f', image.format, str(path or image.name)]
+
+    def _options(self, image: Image, path: Path | None = None) -> str:
+        """Return an image as QEMU options, with a secret for each layer."""
+        where = str(path or image.name).replace(',', ',,')
+        parts = [f'driver={image.format}', 'file.driver=file',
+                 f'file.filename={where}']
+        if image.encrypted:
+            parts += ['backing.' * i + 'encrypt.key-secret=luks'
+                      for i in range(image.depth + 1)]
+        return ','.join(parts)
+
+    def _backing(self, backing: tuple[str, Format] | None) -> list[str]:
+        return ['-b', backing[0], '-F', backing[1]] if backing else ['-b', '']
+
+    def _copying(self, name: str) -> list[str]:
+        """Return the arguments of everything that copies."""
+        return [*(['-p'] if self._progress else ['-q']),
+                '-t', self._cache(name)]
+
+    def _cache(self, name: str) -> str:
+        """Bypass the page cache where the file system can."""
+        try:
+            os.close(os.open(self._folder / name,
+                             os.O_RDONLY | os.O_DIRECT | os.O_NOFOLLOW))
+        except OSError:
+            return 'writeback'
+        return 'none'
+
+    def _run(self, command: str, file: str, arguments: Sequence[str],
+             limits: Sequence[str], *, accept: Sequence[int] = (0,)) -> int:
+        """Run one command to its end; returns its status."""
+        with self._given() as (secret, held):
+            status, errors_seen = self._follow(
+                ['setpriv', '--pdeathsig', 'KILL', 'prlimit',
+                 *limits, 'qemu-img', command, *secret,
+                 *arguments], held)
+        if status not in accept:
+            raise errors.ImageToolFailed(command=command, file=file,
+                                         status=status, stderr=errors_seen)
+        return status
+
+    @contextmanager
+    def _given(self) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+        """Yield the arguments and descriptors that hand over the secret."""
+        if self._secret is None:
+            yield [], self.held
+            return
+        fd = os.memfd_create('luks', os.MFD_CLOEXEC)
+        try:
+            os.write(fd, self._secret.value)
+            yield (['--object',
+                    f'secret,id=luks,file=/proc/self/fd/{fd}'],
+                   (*self.held, fd))
+        finally:
+            os.close(fd)
+
+    def _follow(self, argv: list[str],
+                held: tuple[int, ...]) -> tuple[int, str]:
+        """Run a command, report its progress; returns status and errors."""
+        with (open(os.memfd_create('stderr'), 'w+b') as complaints,
+              subprocess.Popen(
+                  argv, cwd=self._folder, env={**os.environ, 'LC_ALL': 'C'},
+                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                  stderr=complaints, pass_fds=held, bufsize=0) as child):
+            try:
+                if child.stdout:
+                    self._listen(child.stdout)
+                status = child.wait()
+            except BaseException:
+                child.kill()
+                raise
+            complaints.seek(0)
+            text = complaints.read(8192).decode(errors='replace').strip()
+        return status, text
+
+    def _listen(self, output: IO[bytes]) -> None:
+        while text := output.read(4096):
+            found = _PERCENT.findall(text)
+            if found and self._progress:
+                self._progress(float(found[-1]))
