@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes an initramfs archive (cpio "newc"), without root and the same
-bytes every time."""
+"""Writes an initramfs archive (cpio "newc").
+
+It needs no root, and the same content makes the same bytes.
+"""
 
 from __future__ import annotations
 

@@ -211,12 +211,11 @@ class Guest:
 
     def _known(self) -> bool:
         try:
-            self.domain
+            return bool(self.domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
             return False
-        return True
 
     def _has_secret(self, volume: Volume) -> bool:
         return volume.secret_uuid in self._libvirtd.connection.listSecrets()

@@ -147,7 +147,7 @@ def _unpack(data: bytes) -> bytes:
         if data.startswith(magic):
             # Trailing bytes after the frame make the tools exit with 1.
             return subprocess.run([_tool(tool), '-dc'], input=data,
-                                  capture_output=True).stdout
+                                  check=False, capture_output=True).stdout
     return data
 
 

@@ -43,7 +43,7 @@ def _execute(command: list[str], cwd: Path | None, secret: bytes | None
              ) -> subprocess.CompletedProcess[str]:
     """The passphrase travels in memory only."""
     if secret is None:
-        return subprocess.run(command, cwd=cwd, text=True,
+        return subprocess.run(command, cwd=cwd, text=True, check=False,
                               capture_output=True)
     handle = os.memfd_create('secret', 0)
     try:
@@ -51,7 +51,7 @@ def _execute(command: list[str], cwd: Path | None, secret: bytes | None
         command[2:2] = [
             '--object',
             f'secret,id={SECRET_ID},file=/proc/self/fd/{handle}']
-        return subprocess.run(command, cwd=cwd, text=True,
+        return subprocess.run(command, cwd=cwd, text=True, check=False,
                               capture_output=True, pass_fds=[handle])
     finally:
         os.close(handle)

@@ -10,6 +10,7 @@ is no namespace and none is needed: libvirtd then runs in session mode.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 import subprocess
@@ -18,22 +19,19 @@ CLONE_NEWNS = 0x20000
 MS_REC_PRIVATE = 0x4000 | 1 << 18
 MS_REC_SHARED = 0x4000 | 1 << 20
 
-_entered = False
-
-
 def privileged() -> bool:
     """Whether this process may mount."""
     return os.geteuid() == 0
 
 
+@functools.cache
 def enter() -> None:
     """Detach this process's mounts from the machine's; once is enough.
 
     Afterwards they are shared with the laboratory's own children only, so
     that a share mounted later is visible to a libvirtd started earlier.
     """
-    global _entered
-    if _entered or not privileged():
+    if not privileged():
         return
     libc = ctypes.CDLL(None, use_errno=True)
     for status in (libc.unshare(CLONE_NEWNS),
@@ -41,7 +39,6 @@ def enter() -> None:
                    libc.mount(b'none', b'/', None, MS_REC_SHARED, None)):
         if status:
             raise OSError(ctypes.get_errno(), 'cannot make a mount namespace')
-    _entered = True
 
 
 def mount_image(image: Path, folder: Path) -> None:
