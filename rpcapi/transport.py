@@ -10,6 +10,8 @@ errors, so that no user of a client meets oslo.messaging's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
+import importlib
 import threading
 from typing import Any
 
@@ -40,8 +42,23 @@ def make(conf: cfg.ConfigOpts | None = None,
         conf = cfg.ConfigOpts()
         conf([], project='assisted-snapshots', default_config_files=[],
              default_config_dirs=[])
+    _complete(conf)
     return messaging.get_rpc_transport(
         conf, url, allowed_remote_exmods=list(targets.EXMODS))
+
+
+def _complete(conf: cfg.ConfigOpts) -> None:
+    """Register what oslo.messaging reads from ``conf`` but registers only
+    on the global object.
+
+    It has no public list of these options, and not every release has both
+    groups.
+    """
+    for group in ('metrics', 'tracing'):
+        name = f'oslo_messaging_{group}'
+        with contextlib.suppress(ImportError):
+            module = importlib.import_module(f'oslo_messaging._{group}.client')
+            conf.register_opts(getattr(module, name), group=name)
 
 
 class Caller:
@@ -96,9 +113,14 @@ class Caller:
     def _reach(self) -> None:
         """Send something that needs no reply queue, in bounded time."""
         with self._lock:
-            if not self._reached:
+            if self._reached:
+                return
+            try:
                 self._client.prepare(topic=_NOWHERE).cast({}, 'hello')
-                self._reached = True
+            except Exception as exc:
+                # Each driver and library below has its own.
+                raise errors.BrokerUnreachable(reason=str(exc)) from exc
+            self._reached = True
 
     def _nameless(self, method: str, version: str,
                   exc: messaging.RemoteError) -> errors.AgentError:
