@@ -6,9 +6,10 @@ cliff's own directive finds only commands that are entry points.
 
 from typing import Any
 
-from assisted_snapshots.cli.main import App
 from cliff import command
 from cliff import sphinxext
+
+from assisted_snapshots.cli.main import App
 
 
 class Commands(sphinxext.AutoprogramCliffDirective):
