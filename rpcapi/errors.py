@@ -55,6 +55,15 @@ class GuestState(AgentError):
     message = 'guest {domain}: {reason}'
 
 
+class GuestLost(AgentError):
+    """The guest went away in the one moment in which its layer changed."""
+
+    code = 'guest-lost'
+    message = ('guest {domain} went away while it was moved to another '
+               'layer ({reason}); which one it wrote to last is not known. '
+               'Keep every file')
+
+
 class DiskBusy(AgentError):
     """The disk already has a job."""
 
