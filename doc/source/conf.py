@@ -28,7 +28,7 @@ autodoc_typehints = 'none'
 
 config_generator_config_file = [
     ('../../etc/assisted-snapshots/config-generator.conf',
-     '_static/assisted-snapshot-agent'),
+     '_static/agent'),
 ]
 
 html_theme = 'alabaster'
