@@ -11,19 +11,20 @@ from typing import Any
 from typing import cast
 from typing import TYPE_CHECKING
 
+from cliff import columns
+from cliff import command
+from cliff import lister
+
 from assisted_snapshots.cli import picture
 from assisted_snapshots.cli.session import Session
 from assisted_snapshots.cli.units import human
 from assisted_snapshots.cli.view import Document
-from cliff import columns
-from cliff import command
-from cliff import lister
 
 if TYPE_CHECKING:
     from assisted_snapshots.cli.main import App
 
 
-class Bytes(columns.FormattableColumn):
+class Bytes(columns.FormattableColumn[int]):
     """A number of bytes in a table; exact in documents."""
 
     def human_readable(self) -> str:

@@ -12,7 +12,6 @@ from assisted_snapshots.cli.base import VolumeCommand
 from assisted_snapshots.cli.exits import Exit
 from assisted_snapshots.cli.units import human
 from assisted_snapshots.cli.units import parse_size
-from assisted_snapshots.cli.view import ChainView
 
 
 class Show(VolumeCommand):

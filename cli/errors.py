@@ -39,3 +39,9 @@ class NotAFolder(UsageError):
     """The share is not a folder."""
 
     message = 'share {share}: {reason}'
+
+
+class BadUrl(UsageError):
+    """A transport URL that names no message bus."""
+
+    message = '--transport-url: {reason}'

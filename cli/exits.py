@@ -36,7 +36,6 @@ _CLASSES: tuple[tuple[type[Exception], Exit], ...] = (
     (chain_errors.Disagreement, Exit.ATTENTION),
     (chain_errors.ImageToolFailed, Exit.FAILED),
     (chain_errors.NotProven, Exit.FAILED),
-    (chain_errors.GuestFailed, Exit.FAILED),
     (chain_errors.ChainError, Exit.REFUSED),
     (agent_errors.ChainMismatch, Exit.ATTENTION),
     (agent_errors.LibvirtFailed, Exit.FAILED),
@@ -53,7 +52,23 @@ _CLASSES: tuple[tuple[type[Exception], Exit], ...] = (
 
 def exit_of(error: BaseException) -> Exit:
     """Return the exit status that an error stands for."""
+    if isinstance(error, chain_errors.GuestFailed):
+        return exit_of_code(str(error.fields.get('code', '')))
+    if isinstance(error, agent_errors.JobFailed):
+        return max(Exit.FAILED, exit_of_code(error.job_code))
+    return _of_class(type(error))
+
+
+def exit_of_code(code: str) -> Exit:
+    """Return the exit status that the agent's error code stands for."""
+    for kind in agent_errors.AgentError.__subclasses__():
+        if kind.code == code:
+            return _of_class(kind)
+    return Exit.FAILED
+
+
+def _of_class(error: type[BaseException]) -> Exit:
     for kind, status in _CLASSES:
-        if isinstance(error, kind):
+        if issubclass(error, kind):
             return status
     return Exit.FAILED

@@ -133,10 +133,10 @@ class Watch(_JobCommand):
     def take_action(self, args: argparse.Namespace) -> int:
         """Show progress until the end."""
         client = self.session.client
-        job = client.get_job(args.job)
-        title = f'{job.kind} {" ".join(job.subjects)}'
+        first = client.get_job(args.job)
+        title = f'{first.kind} {" ".join(first.subjects)}'
         with self.session.meter(title, self.quiet) as meter:
-            for job in states(client, job):
+            for job in states(client, first):
                 meter.job(job)
         self.emit(args, document(job), list(lines(job)))
         return Exit.OK if job.state is State.DONE else Exit.FAILED

@@ -15,12 +15,13 @@ import os
 import sys
 from typing import Any
 
-from assisted_snapshots.cli.exits import Exit
-from assisted_snapshots.cli.exits import exit_of
-from assisted_snapshots.cli.session import Session
 from cliff import app
 from cliff import command
 from cliff import commandmanager
+
+from assisted_snapshots.cli.exits import Exit
+from assisted_snapshots.cli.exits import exit_of
+from assisted_snapshots.cli.session import Session
 
 _ROOM = 'assisted_snapshots.cli.'
 _COMMANDS = {
@@ -129,6 +130,8 @@ class App(app.App):
 
     def configure_logging(self) -> None:
         """Keep stderr to our own sentences unless --debug asks for more."""
+        # cliff adds its handlers to those of an earlier run in this process.
+        logging.getLogger().handlers.clear()
         super().configure_logging()
         if not self.options.debug:
             for name in _CHATTY:
@@ -151,11 +154,8 @@ class App(app.App):
 
     def run_subcommand(self, argv: list[str]) -> int:
         """Run a command; its error becomes an exit status."""
-        self._error = None
         result = super().run_subcommand(argv)
-        if self._error is not None:
-            return int(exit_of(self._error))
-        return result
+        return result if self._error is None else exit_of(self._error)
 
 
 def variable_of(option: str) -> str:

@@ -71,7 +71,7 @@ def draw_chain(view: ChainView, glyphs: Glyphs = UNICODE,
     if view.attachment is not None:
         lines.append([(f'in use by {view.attachment}', DIM)])
     names = _fit(view, glyphs, width)
-    for index, layer in enumerate(state.chain.layers):
+    for index in range(len(state.chain.layers)):
         lines.append(_layer_line(view, index, names, glyphs))
         snapshot = view.snapshot_above(index)
         if snapshot is not None:

@@ -116,6 +116,7 @@ class Meter:
         self._stream = stream
         self._title = title
         self._quiet = quiet
+        self._total = 0
         self._progress: Progress | None = None
 
     def __enter__(self) -> Meter:
@@ -135,6 +136,15 @@ class Meter:
             self._progress = self._make(self._stream, self._title)
         self._progress.update(done, total, note)
 
+    def expect(self, total: int) -> None:
+        """Say how many bytes 100 % stand for."""
+        self._total = total
+
+    def percent(self, done: float) -> None:
+        """Show a percentage of what is expected."""
+        if self._total:
+            self.update(int(self._total * done / 100), self._total)
+
     def job(self, job: Job) -> None:
         """Show what the agent says of its job."""
         self.update(job.done_bytes, job.total_bytes, note_of(job))
@@ -142,7 +152,9 @@ class Meter:
 
 def note_of(job: Job) -> str:
     """Say in a few words what is going on with a job."""
-    words = [] if job.state in (State.RUNNING, State.DONE) else [job.state]
+    words: list[str] = []
+    if job.state not in (State.RUNNING, State.DONE):
+        words.append(job.state)
     if job.paused:
         words.append('paused')
     if job.condition is not Condition.OK:

@@ -15,19 +15,29 @@ import socket
 from typing import TextIO
 from typing import TYPE_CHECKING
 
+from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain import names
+from assisted_snapshots.chain import qcow2
+from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cli import errors
 from assisted_snapshots.cli.progress import Meter
 from assisted_snapshots.cli.view import Attachment
+from assisted_snapshots.cli.view import ChainView
 from assisted_snapshots.rpcapi import errors as agent_errors
 
 if TYPE_CHECKING:
+    from assisted_snapshots.chain.guest import GuestSide
     from assisted_snapshots.chain.operations import Operations
     from assisted_snapshots.chain.qemu_img import Secret
     from assisted_snapshots.rpcapi.client import AgentClient
 
 _PREFIX = 'volume-'
+
+# After these nobody knows what the agent has; an operation that meets one
+# stays open and is carried on by a repeat.
+_SILENT = (agent_errors.PeerSilent, agent_errors.BrokerUnreachable,
+           agent_errors.InternalError)
 
 
 class Session:
@@ -86,7 +96,11 @@ class Session:
                     variable='ASSISTED_SNAPSHOT_TRANSPORT_URL')
             from assisted_snapshots.rpcapi import client
             from assisted_snapshots.rpcapi import transport
-            made = transport.make(url=self._options.transport_url)
+            url = self._options.transport_url
+            try:
+                made = transport.make(url=url)
+            except Exception as exc:
+                raise errors.BadUrl(reason=exc) from exc
             self._close.append(made.cleanup)
             self._client = client.AgentClient(made, self.host)
         return self._client
@@ -102,6 +116,71 @@ class Session:
         return Attachment(self.host, live.domain, live.device, live.running,
                           live.names, live.job_id)
 
+    def operations(self, files: names.VolumeFiles,
+                   meter: Meter | None = None, *,
+                   bandwidth: int = 0) -> Operations:
+        """Return the operations on a volume.
+
+        :param meter: where progress is shown.
+        :param bandwidth: limit of what is copied while a guest runs.
+        """
+        from assisted_snapshots.chain.operations import Operations
+        form = self._options.base_format
+        return Operations(
+            files, formats={files.name: Format(form)} if form else None,
+            guest=self._guest(files, meter, bandwidth),
+            secret=self._secret(files),
+            progress=None if meter is None else meter.percent)
+
+    def _guest(self, files: names.VolumeFiles, meter: Meter | None,
+               bandwidth: int) -> GuestSide | None:
+        """Return the way to running guests, if there is one."""
+        if not self.has_agent:
+            return None
+        from assisted_snapshots.rpcapi.guest import AgentGuest
+
+        def fail(error: agent_errors.AgentError) -> Exception:
+            if isinstance(error, _SILENT):
+                return error
+            code = (error.job_code
+                    if isinstance(error, agent_errors.JobFailed)
+                    else error.code)
+            return chain_errors.GuestFailed(volume=files.name, code=code,
+                                            reason=str(error))
+        return AgentGuest(self.client, error=fail, bandwidth=bandwidth,
+                          **({} if meter is None
+                             else {'progress': meter.job}))
+
+    def _secret(self, files: names.VolumeFiles) -> Secret | None:
+        """Return the passphrase, asked for only where one is needed."""
+        from assisted_snapshots.chain.qemu_img import Secret
+        file = self._options.secret_file
+        if file:
+            try:
+                return Secret(_passphrase(Path(file).read_bytes(), files))
+            except OSError as exc:
+                raise errors.BadSecret(volume=files.name,
+                                       reason=str(exc)) from exc
+        if not self._stdin.isatty() or not _encrypted(files):
+            return None
+        return Secret(_passphrase(getpass.getpass(
+            f'Passphrase of {files.name}: ').encode(), files))
+
+    def view(self, files: names.VolumeFiles) -> ChainView:
+        """Return what there is to show of a volume's chain."""
+        attachment = None
+        try:
+            attachment = self.attachment(files)
+        except agent_errors.AgentError as exc:
+            # The files can be shown all the same.
+            self.warn(f'{exc}; what a guest has is not shown')
+        journal = Store(files).read_journal()
+        doing = journal.operation if journal else None
+        return ChainView(self.operations(files).state(), attachment,
+                         '' if doing is None else
+                         f'{doing.kind} of {doing.subject} is unfinished at '
+                         f'step "{doing.step}"')
+
     def meter(self, title: str, quiet: bool = False) -> Meter:
         """Return a progress display: a bar only on a terminal."""
         return Meter(self._stderr, title, bar=self._stderr.isatty(),
@@ -116,3 +195,22 @@ class Session:
         while self._close:
             self._close.pop()()
         self._client = None
+
+
+def _passphrase(text: bytes, files: names.VolumeFiles) -> bytes:
+    """Return a passphrase without the end of its line."""
+    value = text.removesuffix(b'\n').removesuffix(b'\r')
+    if not value:
+        raise errors.BadSecret(volume=files.name, reason='is empty')
+    return value
+
+
+def _encrypted(files: names.VolumeFiles) -> bool:
+    """Tell from one layer: they are all encrypted, or none is."""
+    try:
+        journal = Store(files).read_journal()
+        if journal is not None:
+            return any(of.encrypted for of in journal.layers.values())
+        return qcow2.read_header(files.base).encrypted
+    except chain_errors.ChainError:
+        return False

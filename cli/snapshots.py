@@ -74,7 +74,7 @@ class Create(VolumeCommand):
             consistency = self.session.operations(files, meter).create(
                 snapshot, quiesce=args.quiesce)
         document = {'volume': files.name, 'id': snapshot,
-                    'file': files.overlay(snapshot).name,
+                    'file': files.overlay(snapshot),
                     'consistency': consistency}
         self.emit(args, document, sentence(
             f'snapshot {snapshot} of {files.name} taken'
@@ -85,12 +85,22 @@ class Create(VolumeCommand):
 class Delete(_SnapshotCommand):
     """Delete a snapshot, the way that copies the fewest bytes."""
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Add the limit."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--bandwidth', metavar='RATE', default='0',
+                            help='copy at most so many bytes per second '
+                                 'while a guest runs; or with K, M, G')
+        return parser
+
     def take_action(self, args: argparse.Namespace) -> int:
         """Delete the snapshot."""
         files = self.session.files(args.volume)
+        rate = parse_size(args.bandwidth)
         with self.session.meter(f'delete {args.snapshot}',
                                 self.quiet) as meter:
-            operations = self.session.operations(files, meter)
+            operations = self.session.operations(files, meter,
+                                                 bandwidth=rate)
             plan = operations.delete(args.snapshot)
         attached = self.session.attachment(files) is not None
         self.emit(args, plan_document(plan, args.snapshot, attached),

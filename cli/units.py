@@ -17,14 +17,12 @@ _LARGEST = (1 << 63) - 1
 
 def human(count: int | float) -> str:
     """Write a number of bytes with the unit that suits it."""
-    size = float(count)
-    for unit in _UNITS[:-1]:
-        if size < 1024:
-            break
-        size /= 1024
-    else:
-        unit = _UNITS[-1]
-    return f'{int(size)} B' if unit == 'B' else f'{size:.1f} {unit}'
+    power = 0
+    while count >= 1024 << 10 * power and power < len(_UNITS) - 1:
+        power += 1
+    if not power:
+        return f'{int(count)} B'
+    return f'{count / (1 << 10 * power):.1f} {_UNITS[power]}'
 
 
 def parse_size(text: str) -> int:
