@@ -67,7 +67,8 @@ def files(tree: Path, *suffixes: str) -> Iterator[Path]:
             f.startswith('.') or f in NOT_OURS or f.endswith('.egg-info')))
         for name in sorted(names):
             path = Path(folder, name)
-            if not suffixes or path.suffix in suffixes:
+            ours = not name.startswith('.') or name == '.gitignore'
+            if ours and (not suffixes or path.suffix in suffixes):
                 yield path
 
 
@@ -383,5 +384,6 @@ def test_generated_files_are_not_ours(house: Path) -> None:
     for folder in ('build', '.tox', 'x.egg-info', 'cover'):
         (house / folder).mkdir()
         (house / folder / 'x.py').write_text('# TO' 'DO\n')
+    (house / '.coverage').write_text('# TO' 'DO\n')
     for rule in RULES:
         assert rule(house) == []
