@@ -193,6 +193,9 @@ def _pinned(files: VolumeFiles, name: str, child: Layer | None,
     if wanted is None:
         raise errors.BadLayer(file=files.folder / name,
                               reason='no format is pinned for it; give one')
+    if wanted is Format.RAW and name != files.name:
+        raise errors.BadLayer(file=files.folder / name,
+                              reason='an overlay cannot be raw')
     return wanted
 
 
@@ -218,8 +221,8 @@ def _check_pair(files: VolumeFiles, upper: Layer, lower: Layer) -> None:
         reason = (f'virtual size {upper.virtual_size} is smaller than '
                   f'{lower.virtual_size}, that of {lower.name} below')
     elif upper.encrypted != lower.encrypted:
-        which = upper.name if upper.encrypted else lower.name
-        reason = (f'only {which} is encrypted, of this layer and '
-                  f'{lower.name} below')
+        reason = (f'is encrypted, but {lower.name} below is not'
+                  if upper.encrypted
+                  else f'is not encrypted, but {lower.name} below is')
     if reason is not None:
         raise errors.BadLayer(file=files.folder / upper.name, reason=reason)
