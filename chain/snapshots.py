@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create and revert: a new empty overlay on top of the chain.
+
+This module must never remove an overlay that a guest may have written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from assisted_snapshots.chain import errors
+from assisted_snapshots.chain import qcow2
+from assisted_snapshots.chain.store import Operation
+from assisted_snapshots.chain.store import sync_folder
+from assisted_snapshots.chain.value import VolumeState
+from assisted_snapshots.chain.volume import Names
+from assisted_snapshots.chain.volume import Volume
+
+#: What a snapshot of a volume is called that no guest was writing to.
+DETACHED = 'detached'
+
+
+def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
+                 state: VolumeState) -> Operation:
+    """Check and write down the creation of a snapshot."""
+    name = volume.files.overlay(snapshot_id)
+    if snapshot_id in state.snapshots or name in state.chain.names:
+        raise errors.SnapshotExists(volume=volume.files.name,
+                                    snapshot_id=snapshot_id)
+    if volume.files.path(name).exists():
+        raise volume.disagreement(f'{name} exists, but is no layer')
+    attached = volume.live(state) is not None
+    operation = Operation('create', snapshot_id, 'overlay', attached, {
+        'file': name, 'before': list(state.chain.names),
+        'snapshots': dict(state.snapshots), 'quiesce': quiesce,
+        'size': state.chain.virtual_size})
+    volume.begin(operation, state)
+    return operation
+
+
+def carry_on_create(volume: Volume, operation: Operation) -> str:
+    """Do what is left of a creation; returns the consistency."""
+    new = _New(volume, operation)
+    if operation.step == 'overlay':
+        volume.step('make the overlay')
+        volume.make_overlay(new.file, new.before[-1],
+                            int(operation.details['size']),
+                            like=new.before[-1])
+        operation = volume.advance(
+            operation, 'switch' if operation.attached else 'settle')
+    if operation.step == 'switch':
+        operation = volume.advance(operation, 'settle', details={
+            **operation.details, 'consistency': new.switch()})
+    new.verify()
+    volume.step('write .info')
+    volume.store.write_info(new.file, {**new.snapshots,
+                                       operation.subject: new.file})
+    volume.finish()
+    return str(operation.details.get('consistency', DETACHED))
+
+
+def resume_create(volume: Volume, operation: Operation) -> str | None:
+    """Finish a creation, or undo it.
+
+    :returns: the consistency, None if it has been undone.
+    """
+    if operation.step == 'overlay':
+        _New(volume, operation).undo()
+        return None
+    if operation.step == 'switch' and volume.side() \
+            and volume.ask() is None:
+        new = _New(volume, operation)
+        if new.pristine():
+            new.undo()
+            return None
+        operation = volume.advance(operation, 'settle')
+    return carry_on_create(volume, operation)
+
+
+class _New:
+    """The overlay of a creation in flight."""
+
+    def __init__(self, volume: Volume, operation: Operation) -> None:
+        details = operation.details
+        self._volume = volume
+        self._operation = operation
+        self.file = volume.files.overlay(operation.subject)
+        self.before: Names = tuple(details['before'])
+        self.snapshots: Mapping[str, str] = details['snapshots']
+
+    def switch(self) -> str:
+        """Have the guest's side move the guest onto the overlay."""
+        volume = self._volume
+        side = volume.side()
+        volume.step('switch the guest')
+        try:
+            consistency = side.create(
+                volume.files.id, self._operation.subject, self.file,
+                str(self._operation.details['quiesce']))
+        except errors.GuestFailed:
+            live = volume.ask()
+            if live == self.before or live is None and self.pristine():
+                self.undo()
+                raise
+            if live != (*self.before, self.file):
+                raise
+            # It failed after the switch: the snapshot is there, but
+            # nothing is known of its quiescing.
+            return 'crash-consistent'
+        live = volume.ask()
+        if live not in (None, (*self.before, self.file)):
+            raise volume.disagreement(
+                f'the guest runs on {" <- ".join(live or ())} after it was '
+                f'moved to {self.file}')
+        return consistency
+
+    def pristine(self) -> bool:
+        """Tell whether nobody has written to the overlay."""
+        self._volume.check_closed(self.file)
+        held = qcow2.mapped(self._volume.files.path(self.file))
+        return next(iter(held), None) is None
+
+    def verify(self) -> None:
+        """See that the overlay lies where it should."""
+        files = self._volume.files
+        found = qcow2.read_header(files.path(self.file)).backing
+        if found != self.before[-1]:
+            raise self._volume.disagreement(
+                f'{self.file} lies on {found}, not on {self.before[-1]}')
+
+    def undo(self) -> None:
+        """Remove the overlay, which holds nothing."""
+        self._volume.remove(self._volume.files.path(self.file))
+        self._volume.drop()
+
+
+def begin_revert(volume: Volume, snapshot_id: str,
+                 state: VolumeState) -> Operation:
+    """Check and write down a revert to the newest snapshot."""
+    if snapshot_id not in state.snapshots:
+        raise errors.SnapshotNotFound(volume=volume.files.name,
+                                      snapshot_id=snapshot_id)
+    newest = state.ordered_snapshots()[-1]
+    if newest != snapshot_id:
+        raise errors.NotNewest(volume=volume.files.name,
+                               snapshot_id=snapshot_id, newest=newest)
+    volume.detached(state, 'revert')
+    operation = Operation('revert', snapshot_id, 'overlay', False, {
+        'file': state.chain.active.name,
+        'below': state.chain.names[-2],
+        'size': state.chain.virtual_size})
+    volume.begin(operation, state)
+    return operation
+
+
+def carry_on_revert(volume: Volume, operation: Operation) -> None:
+    """Put an empty overlay in place of the newest one.
+
+    The volume keeps its size: one never shrinks unasked.
+    """
+    name = str(operation.details['file'])
+    path = volume.files.path(name)
+    aside = path.with_name(name + '.tmp')
+    below = str(operation.details['below'])
+    volume.step('make the overlay')
+    volume.make_overlay(aside.name, below, int(operation.details['size']),
+                        like=name)
+    volume.step('put it in place')
+    aside.rename(path)
+    sync_folder(path.parent)
+    volume.finish()
+
+
+def resume_revert(volume: Volume, operation: Operation) -> None:
+    """Undo a revert that did not come to the exchange, or end it."""
+    name = str(operation.details['file'])
+    volume.files.path(name)
+    volume.remove(volume.files.folder / f'{name}.tmp')
+    volume.drop()
