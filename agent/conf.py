@@ -9,14 +9,18 @@ oslo.messaging, because the options decide on which threads it runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import logging
 from pathlib import Path
 import socket
+from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log
 
 from assisted_snapshots.agent.settings import AgentSettings
 from assisted_snapshots.agent.settings import MUTABLE
+
+LOG = logging.getLogger(__name__)
 
 PROJECT = 'assisted-snapshots'
 PROG = 'assisted-snapshot-agent'
@@ -122,9 +126,21 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(fault_opts, group='agent')
 
 
+class Options(cfg.ConfigOpts):
+    """Options that survive a broken file when they are read again."""
+
+    def mutate_config_files(self) -> Any:
+        """Read the files again; a broken one leaves the options alone."""
+        try:
+            return super().mutate_config_files()
+        except cfg.Error as exc:
+            LOG.error('The options are left as they were: %s', exc)
+            return {}
+
+
 def load(argv: Sequence[str]) -> cfg.ConfigOpts:
     """Read the command line and the configuration files it names."""
-    conf = cfg.ConfigOpts()
+    conf = Options()
     register_opts(conf)
     log.register_options(conf)
     conf(list(argv), project=PROJECT, prog=PROG)

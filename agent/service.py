@@ -16,6 +16,7 @@ oslo.service's backend must have been chosen before this is imported.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
 import threading
@@ -41,6 +42,9 @@ LOG = logging.getLogger(__name__)
 # accepted is in the journal.
 _FAREWELL = 5.0
 
+# Requests worked on at a time, where the operator says nothing else.
+_THREADS = 32
+
 # Seconds until it is tried again to listen for requests.
 _RETRY = 5.0
 
@@ -62,23 +66,25 @@ class AgentService(service.Service):  # type: ignore[misc]
         self._outbox = Outbox(agent.journal, reports.report, _backoff(conf))
         self._server: messaging.RPCServer | None = None
         self._stopping = threading.Event()
+        self._bell = os.pipe()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Take up the jobs, then listen for requests."""
-        self._agent.start()
-        self._outbox.start()
-        threading.Thread(target=self._listen, name='listen',
-                         daemon=True).start()
         if _native():
             for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(signo, lambda number, _frame:
                               self._signals.put(number))
+        self._agent.start()
+        self._outbox.start()
+        threading.Thread(target=self._listen, name='listen',
+                         daemon=True).start()
 
     def wait(self) -> None:
         """Serve until told to stop."""
         if not _native():
-            return  # eventlet's launcher waits, and calls stop() and reset()
+            self._wait_green()
+            return
         while self._signals.get() == signal.SIGHUP:
             self._conf.mutate_config_files()
             self.reset()
@@ -87,6 +93,15 @@ class AgentService(service.Service):  # type: ignore[misc]
         signal.alarm(self._conf.graceful_shutdown_timeout)
         self.stop()
         signal.alarm(0)
+
+    def _wait_green(self) -> None:
+        """Wait as eventlet does; its launcher calls stop() and reset().
+
+        A hub that watches no file sleeps for a minute without looking at
+        signals.
+        """
+        from eventlet import hubs
+        hubs.trampoline(self._bell[0], read=True)
 
     def reset(self) -> None:
         """Take over the mutable options that were read again."""
@@ -98,13 +113,13 @@ class AgentService(service.Service):  # type: ignore[misc]
             return
         self._agent.reconfigure(settings)
         self._outbox.backoff = backoff
-        LOG.info('The options were read again')
 
     def stop(self, graceful: bool = True) -> None:
         """Stop serving; block jobs go on in QEMU."""
         if self._stopping.is_set():
             return
         self._stopping.set()
+        os.write(self._bell[1], b'.')
         LOG.info('Stopping')
         self._notifier.send('STOPPING=1')
         self._outbox.stop()
@@ -124,6 +139,7 @@ class AgentService(service.Service):  # type: ignore[misc]
                 self._transport, target.agent(self._agent.host),
                 [self._endpoint],
                 access_policy=messaging.ExplicitRPCAccessPolicy)
+            self._conf.set_default('executor_thread_pool_size', _THREADS)
             self._endpoint.allow(self._conf.executor_thread_pool_size // 2)
             try:
                 server.start()

@@ -26,6 +26,10 @@ from assisted_snapshots.rpcapi.messages import State
 # Errors after which nobody knows what the agent has.
 _SILENCE = (errors.PeerSilent, errors.BrokerUnreachable)
 
+# Seconds an answer may be held back.  Short, because an answer that is lost
+# with the broker is missed only after this and the client's timeout.
+_WAIT = 5.0
+
 # Seconds between two questions where the answer came at once.
 _PAUSE = 0.5
 
@@ -139,8 +143,8 @@ class _Watch:
 
     def _next(self, job: Job) -> Job:
         try:
-            return self._ask(lambda: self._client.wait_job(job.id,
-                                                           job.revision))
+            return self._ask(lambda: self._client.wait_job(
+                job.id, job.revision, _WAIT))
         except errors.JobNotFound:
             # The agent lost its journal.  The request says exactly what is
             # to be done, so submitting it again cannot do more than that.
