@@ -13,6 +13,7 @@ version = release = metadata.version('assisted-snapshots')
 
 extensions = [
     'commands',
+    'docstring',
     'oslo_config.sphinxconfiggen',
     'oslo_config.sphinxext',
     'sphinx.ext.autodoc',
