@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from assisted_snapshots.cli import diagram
 from assisted_snapshots.cli import picture
@@ -45,11 +46,13 @@ class Check(VolumeCommand):
     def take_action(self, args: argparse.Namespace) -> int:
         """Return 4 where there are findings."""
         files = self.session.files(args.volume)
-        findings = [str(f) for f in self.session.operations(files).check()]
-        document = {'volume': files.name, 'findings': findings}
+        findings = self.session.operations(files).check()
+        document = {'volume': files.name,
+                    'findings': [asdict(f) for f in findings]}
+        lines = [[(f'{f.file}: {f.problem}', picture.WARN)]
+                 for f in findings]
         self.emit(args, document,
-                  [[(f, picture.WARN)] for f in findings]
-                  or sentence(f'{files.name}: nothing found'))
+                  lines or sentence(f'{files.name}: nothing found'))
         return Exit.ATTENTION if findings else Exit.OK
 
 
@@ -69,8 +72,7 @@ class Repair(VolumeCommand):
         with self.session.meter(f'repair {files.name}',
                                 self.quiet) as meter:
             operations = self.session.operations(files, meter)
-            done = [str(line) for line in
-                    operations.recover(dry_run=args.dry_run)]
+            done = operations.recover(dry_run=args.dry_run)
         document = {'volume': files.name, 'dry_run': args.dry_run,
                     'actions': done}
         self.emit(args, document,
@@ -94,8 +96,8 @@ class Flatten(VolumeCommand):
         files = self.session.files(args.volume)
         with self.session.meter(f'flatten {files.name}',
                                 self.quiet) as meter:
-            self.session.operations(files, meter).flatten(
-                delete_snapshots=args.delete_snapshots)
+            operations = self.session.operations(files, meter)
+            operations.flatten(delete_snapshots=args.delete_snapshots)
         view = self.session.view(files)
         self.emit(args, view.document(),
                   picture.draw_chain(view, self.glyphs, self.width))

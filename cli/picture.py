@@ -107,7 +107,7 @@ def _fit(view: ChainView, glyphs: Glyphs,
     """Shorten overlay names to ``….<snapshot id>`` where room is short."""
     names = view.state.chain.names
     facts = max(len(_facts(v)) for v in view.state.chain.layers)
-    room = (width or 1 << 30) - len(glyphs.last) - facts - 12
+    room = (width or 1 << 30) - len(glyphs.last) - facts - len('    @ active')
     if max(len(n) for n in names) <= room:
         return names
     volume = view.state.volume
@@ -158,13 +158,9 @@ def draw_plan(plan: MergePlan, subject: str, attached: bool,
     if plan.child:
         rows.insert(3, ('re-points', [(f'{plan.child} to {plan.survivor}',
                                        PLAIN)]))
-    head: Line = [('delete snapshot ', PLAIN) if subject != plan.volume
-                  else ('flatten', PLAIN)]
-    if subject != plan.volume:
-        head.append((subject, SNAPSHOT))
-    head.append((f' of {plan.volume}'
-                 f'{", while a guest runs on it" if attached else ""}',
-                 PLAIN))
+    guest = ', while a guest has it' if attached else ''
+    head: Line = [('delete snapshot ', PLAIN), (subject, SNAPSHOT),
+                  (f' of {plan.volume}{guest}', PLAIN)]
     return [head] + [[(f'  {name:<10} ', DIM), *line] for name, line in rows]
 
 

@@ -24,7 +24,8 @@ class Plan(VolumeCommand):
     def take_action(self, args: argparse.Namespace) -> int:
         """Plan the deletion."""
         files = self.session.files(args.volume)
-        plan = self.session.operations(files).plan(args.snapshot)
+        plan = self.session.plan(files, self.session.operations(files),
+                                 args.snapshot)
         attached = self.session.attachment(files) is not None
         self.emit(args, plan_document(plan, args.snapshot, attached),
                   picture.draw_plan(plan, args.snapshot, attached,

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain import names
 from assisted_snapshots.chain import qcow2
+from assisted_snapshots.chain.plan import MergePlan
+from assisted_snapshots.chain.store import plan_of
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cli import errors
@@ -147,9 +149,9 @@ class Session:
                     else error.code)
             return chain_errors.GuestFailed(volume=files.name, code=code,
                                             reason=str(error))
+        show = meter or Meter(self._stderr, '', bar=False, quiet=True)
         return AgentGuest(self.client, error=fail, bandwidth=bandwidth,
-                          **({} if meter is None
-                             else {'progress': meter.job}))
+                          progress=show.job)
 
     def _secret(self, files: names.VolumeFiles) -> Secret | None:
         """Return the passphrase, asked for only where one is needed."""
@@ -165,6 +167,16 @@ class Session:
             return None
         return Secret(_passphrase(getpass.getpass(
             f'Passphrase of {files.name}: ').encode(), files))
+
+    @staticmethod
+    def plan(files: names.VolumeFiles, operations: Operations,
+             snapshot: str) -> MergePlan:
+        """Return the plan of a deletion: the bound one of a begun one."""
+        journal = Store(files).read_journal()
+        doing = journal.operation if journal else None
+        if doing and (doing.kind, doing.subject) == ('delete', snapshot):
+            return plan_of(files, doing)
+        return operations.plan(snapshot)
 
     def view(self, files: names.VolumeFiles) -> ChainView:
         """Return what there is to show of a volume's chain."""

@@ -9,6 +9,7 @@ from typing import Any
 import uuid
 
 from assisted_snapshots.chain.value import Format
+from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cli.base import Bytes
 from assisted_snapshots.cli.base import Lister
 from assisted_snapshots.cli.base import sentence
@@ -101,12 +102,14 @@ class Delete(_SnapshotCommand):
                                 self.quiet) as meter:
             operations = self.session.operations(files, meter,
                                                  bandwidth=rate)
-            plan = operations.delete(args.snapshot)
-        attached = self.session.attachment(files) is not None
+            plan = self.session.plan(files, operations, args.snapshot)
+            meter.expect(plan.copy_bytes)
+            attached = self.session.attachment(files) is not None
+            operations.delete(args.snapshot)
         self.emit(args, plan_document(plan, args.snapshot, attached),
                   sentence(f'snapshot {args.snapshot} of {files.name} '
-                           f'deleted: at most {human(plan.copy_bytes)} '
-                           'copied'))
+                           f'deleted: {plan.method}, at most '
+                           f'{human(plan.copy_bytes)} copied'))
         return Exit.OK
 
 
@@ -134,8 +137,9 @@ class Clone(_SnapshotCommand):
         dest = files.folder / Path(args.dest)
         with self.session.meter(f'clone {args.snapshot}',
                                 self.quiet) as meter:
-            self.session.operations(files, meter).clone(
-                args.snapshot, dest, Format(args.kind), size)
+            operations = self.session.operations(files, meter)
+            meter.expect(_content_bytes(operations.state(), args.snapshot))
+            operations.clone(args.snapshot, dest, Format(args.kind), size)
         document = {'volume': files.name, 'id': args.snapshot,
                     'file': str(dest), 'format': args.kind, 'size': size,
                     'allocated': dest.stat().st_blocks * 512}
@@ -161,3 +165,9 @@ class Revert(_SnapshotCommand):
                   sentence(f'{files.name} has the content of snapshot '
                            f'{args.snapshot} again'))
         return Exit.OK
+
+
+def _content_bytes(state: VolumeState, snapshot: str) -> int:
+    """Return the most that copying a snapshot's content may move."""
+    top = state.chain.index(state.snapshots.get(snapshot, '')) or 0
+    return sum(layer.allocated for layer in state.chain.layers[:top])
