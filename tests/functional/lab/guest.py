@@ -27,6 +27,8 @@ from tests.functional.lab.share import Volume
 
 BOOT_DEADLINE = 120
 AGENT_TIMEOUT = 30
+#: A question that went astray is soon asked again.
+PING_TIMEOUT = 2
 
 
 class GuestError(AssertionError):
@@ -74,6 +76,7 @@ class Guest:
         self.writers: list[Writer] = []
         self.boot_seconds = 0.0
         self._console_mark = 0
+        self._served_by = 0
         self._libvirtd = libvirtd
         self._image = image
         self._persistent = persistent
@@ -125,6 +128,7 @@ class Guest:
         """Wait until the guest agent answers."""
         waiting.until(self._agent_answers, f'boot of {self.name}',
                       BOOT_DEADLINE, 0.05)
+        self._served_by = self._libvirtd.pid
 
     def destroy(self) -> None:
         """Pull the plug; a persistent domain stays defined."""
@@ -168,10 +172,10 @@ class Guest:
 
     def agent(self, command: str, **arguments: Any) -> Any:
         """One command of the guest agent."""
-        text = json.dumps({'execute': command, 'arguments': arguments})
-        answer = libvirt_qemu.qemuAgentCommand(self.domain, text,
-                                               AGENT_TIMEOUT, 0)
-        return json.loads(answer)['return']
+        if self._served_by != self._libvirtd.pid:
+            # A new libvirtd needs a moment to find the guest's agent.
+            self.wait_ready()
+        return self._ask(command, AGENT_TIMEOUT, **arguments)
 
     def run(self, command: str) -> str:
         """Run a shell command in the guest; what it printed.
@@ -220,6 +224,11 @@ class Guest:
     def _has_secret(self, volume: Volume) -> bool:
         return volume.secret_uuid in self._libvirtd.connection.listSecrets()
 
+    def _ask(self, command: str, timeout: int, **arguments: Any) -> Any:
+        text = json.dumps({'execute': command, 'arguments': arguments})
+        answer = libvirt_qemu.qemuAgentCommand(self.domain, text, timeout, 0)
+        return json.loads(answer)['return']
+
     def _console_size(self) -> int:
         return self.console.stat().st_size if self.console.exists() else 0
 
@@ -232,7 +241,7 @@ class Guest:
                 self._console_mark:]:
             return False
         try:
-            self.agent('guest-ping')
+            self._ask('guest-ping', PING_TIMEOUT)
         except libvirt.libvirtError:
             return False
         return True

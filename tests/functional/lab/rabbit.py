@@ -39,6 +39,11 @@ class Rabbit:
             (self.root / name).mkdir()
         (self.root / 'plugins').write_text('[].\n')
 
+    @property
+    def running(self) -> bool:
+        """Whether the server is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         with open(self.log / 'server.out', 'ab') as output:
