@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from typing import Any
+import warnings
 
 from cliff import app
 from cliff import command
@@ -134,6 +135,7 @@ class App(app.App):
         logging.getLogger().handlers.clear()
         super().configure_logging()
         if not self.options.debug:
+            warnings.simplefilter('ignore')
             for name in _CHATTY:
                 logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 import uuid
 
+from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cli.base import Bytes
@@ -70,7 +72,8 @@ class Create(VolumeCommand):
     def take_action(self, args: argparse.Namespace) -> int:
         """Take the snapshot."""
         files = self.session.files(args.volume)
-        snapshot = args.snapshot or str(uuid.uuid4())
+        snapshot = (str(uuid.uuid4()) if args.snapshot is None
+                    else args.snapshot)
         with self.session.meter(f'create {snapshot}', self.quiet) as meter:
             consistency = self.session.operations(files, meter).create(
                 snapshot, quiesce=args.quiesce)
@@ -121,7 +124,7 @@ class Clone(_SnapshotCommand):
         parser = super().get_parser(prog_name)
         parser.add_argument('dest', metavar='DEST',
                             help='file of the new volume: a name in the '
-                                 'share, or a path')
+                                 'share, or a path with a slash')
         parser.add_argument('--to', dest='kind', default=str(Format.QCOW2),
                             choices=[str(f) for f in Format],
                             help='format of the new volume (default: qcow2)')
@@ -134,7 +137,7 @@ class Clone(_SnapshotCommand):
         """Clone the snapshot."""
         files = self.session.files(args.volume)
         size = parse_size(args.size) if args.size else None
-        dest = files.folder / Path(args.dest)
+        dest = _destination(files, args.dest)
         with self.session.meter(f'clone {args.snapshot}',
                                 self.quiet) as meter:
             operations = self.session.operations(files, meter)
@@ -165,6 +168,14 @@ class Revert(_SnapshotCommand):
                   sentence(f'{files.name} has the content of snapshot '
                            f'{args.snapshot} again'))
         return Exit.OK
+
+
+def _destination(files: VolumeFiles, dest: str) -> Path:
+    """Return where a clone is to be: a bare name is one in the share."""
+    path = Path.cwd() / dest if '/' in dest else files.folder / dest
+    if not path.parent.is_dir():
+        raise errors.BadTarget(file=dest, reason='there is no such folder')
+    return path
 
 
 def _content_bytes(state: VolumeState, snapshot: str) -> int:

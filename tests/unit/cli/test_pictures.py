@@ -77,10 +77,10 @@ def test_an_output_that_takes_only_ascii_gets_ascii() -> None:
 
 def test_overlay_names_are_cut_where_the_terminal_is_narrow() -> None:
     view = ChainView(state(1, 2 << 20))
-    text = picture.plain(picture.draw_chain(view, width=58))
+    text = picture.plain(picture.draw_chain(view, width=57))
     assert '─ volume-1 ' in text
     assert '─ ….s1 ' in text
-    assert all(len(line) <= 58 for line in text.splitlines())
+    assert all(len(line) <= 57 for line in text.splitlines())
 
 
 def test_a_guest_on_another_chain_is_pointed_out() -> None:
