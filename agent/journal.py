@@ -179,14 +179,13 @@ class Journal:
 
     def forget(self, before: float) -> None:
         """Drop jobs that ended before a time and whose report is out."""
-        where = ('final=1 AND updated<? AND id NOT IN '
-                 '(SELECT job FROM outbox)')
         with self._lock:
-            if not self._db.execute(f'SELECT 1 FROM jobs WHERE {where}',
-                                    (before,)).fetchone():
-                return
-            with self._write('forget old jobs') as db:
-                db.execute(f'DELETE FROM jobs WHERE {where}', (before,))
+            old = self._db.execute(
+                'SELECT id FROM jobs WHERE final=1 AND updated<? AND '
+                'id NOT IN (SELECT job FROM outbox)', (before,)).fetchall()
+            if old:
+                with self._write('forget old jobs') as db:
+                    db.executemany('DELETE FROM jobs WHERE id=?', old)
 
     def pending_reports(self, limit: int = 100) -> list[Report]:
         """Return reports that were not acknowledged, oldest first."""

@@ -31,8 +31,11 @@ class Record:
     :ivar request: the accepted request.
     :ivar uuid: libvirt UUID of the guest.
     :ivar domain: libvirt name of the guest.
-    :ivar folder: folder of the layers.
-    :ivar before: volume id -> layers when the job was accepted.
+    :ivar device: the disk, ``vda``; of several disks all of them.
+    :ivar folders: volume id -> folder of its layers.
+    :ivar before: volume id -> layers the job begins from.
+    :ivar formats: format of the layers of a merge, as far as known.
+    :ivar secret: UUID of the secret of an encrypted disk.
     :ivar method: ``snapshot`` or the block operation.
     :ivar incarnation: id of the QEMU process' domain in which the work was
         begun, 0 for a guest that was shut off, -1 for not begun.
@@ -40,14 +43,18 @@ class Record:
     :ivar attempts: how often the work was begun.
     :ivar aborting: somebody asked to abort.
     :ivar frozen: the guest's file systems may be frozen by this job.
+    :ivar suspended: the guest may be suspended by this job.
     """
 
     id: str
     request: CreateRequest | MergeRequest
     uuid: str
     domain: str
-    folder: str
+    device: str
+    folders: Mapping[str, str]
     before: Chains
+    formats: Mapping[str, str] = field(default_factory=dict)
+    secret: str = ''
     state: State = State.ACCEPTED
     condition: Condition = Condition.OK
     method: str = ''
@@ -57,6 +64,9 @@ class Record:
     aborting: bool = False
     paused: bool = False
     frozen: bool = False
+    suspended: bool = False
+    done_bytes: int = 0
+    total_bytes: int = 0
     bandwidth: int = 0
     chains: Chains = field(default_factory=dict)
     consistency: str = ''
@@ -89,6 +99,11 @@ class Record:
         return (self.request.subject,)
 
     @property
+    def folder(self) -> str:
+        """Folder of the (first) volume's layers."""
+        return self.folders[self.volumes[0]]
+
+    @property
     def operation(self) -> str:
         """The same for two requests that ask for the same thing."""
         pairs = sorted(zip(self.volumes, self.subjects, strict=True))
@@ -102,15 +117,11 @@ class Record:
         return {d.volume_id: (*self.before[d.volume_id], d.new_file)
                 for d in self.request.disks}
 
-    def message(self, **changes: Any) -> messages.Job:
+    def message(self) -> messages.Job:
         """Return the job as others see it."""
-        values: dict[str, Any] = {
-            name: getattr(self, name) for name in (
-                'id', 'kind', 'volumes', 'subjects', 'domain', 'state',
-                'condition', 'paused', 'revision', 'bandwidth', 'method',
-                'chains', 'consistency', 'note', 'error_code', 'error',
-                'created', 'updated')}
-        return messages.Job(**(values | changes))
+        return messages.Job(**{
+            name: getattr(self, name)
+            for name in messages.Job.__dataclass_fields__})
 
 
 def dumps(record: Record) -> str:
