@@ -96,6 +96,10 @@ class Session:
                 raise errors.OptionMissing(
                     why='this asks the agent', option='--transport-url',
                     variable='ASSISTED_SNAPSHOT_TRANSPORT_URL')
+            from oslo_service import backend
+            # Before oslo.messaging, which else takes eventlet if it is there.
+            backend.register_backend_default_hook(
+                lambda: backend.BackendType.THREADING)
             from assisted_snapshots.rpcapi import client
             from assisted_snapshots.rpcapi import transport
             url = self._options.transport_url
