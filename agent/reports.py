@@ -21,7 +21,7 @@ from assisted_snapshots.rpcapi.messages import Job
 
 LOG = logging.getLogger(__name__)
 
-# The most seconds until a new report is noticed.
+# The most seconds between two looks.
 _TICK = 1.0
 
 # Reports in one round, besides those that rest.
@@ -93,6 +93,7 @@ class Outbox:
         with self._lock:
             if self._stopped:
                 return False
+            seen = self._journal.writes
             pending = self._journal.pending_reports(
                 _BATCH + len(self._refused))
         waiting = {report.job.id for report in pending}
@@ -102,8 +103,17 @@ class Outbox:
             if time.monotonic() < self._away.rest_until:
                 break
             self._attempt(report)
-        self._journal.wait_reports(_TICK)
+        if self._journal.writes == seen:
+            self._journal.wait_reports(self._rest_of(pending))
         return True
+
+    def _rest_of(self, pending: list[Report]) -> float:
+        """Return seconds until something may be due."""
+        now, fresh = time.monotonic(), _Trouble()
+        due = [max(self._away.rest_until,
+                   self._refused.get(report.job.id, fresh).rest_until) - now
+               for report in pending]
+        return max(0.01, min([_TICK, *due]))
 
     def _attempt(self, report: Report) -> None:
         trouble = self._refused.get(report.job.id, _Trouble())
