@@ -189,6 +189,13 @@ def test_internal_snapshot_is_refused(share: Share) -> None:
         list(qcow2.mapped(path))
 
 
+def test_subclusters_of_less_than_a_sector_are_refused(share: Share) -> None:
+    path = share.qcow2(cluster_size=8 * KIB)
+    share.patch('volume-1', INCOMPATIBLE, u64(1 << 4))
+    with pytest.raises(errors.BadLayer, match='too small for subclusters'):
+        qcow2.read_header(path)
+
+
 def test_the_second_opinion_of_oslo_counts(share: Share,
                                  monkeypatch: pytest.MonkeyPatch) -> None:
     path = share.qcow2()
