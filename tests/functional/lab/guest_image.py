@@ -27,6 +27,8 @@ from tests.functional.lab import cpio
 from tests.functional.lab import paths
 
 HERE = Path(__file__).parent
+#: Where the guest's parts are looked for, in this order.
+ROOTS = (paths.GUEST_PACKAGES, Path('/'))
 MODULES = ('virtio_pci', 'virtio_blk', 'virtio_console', 'ext4')
 APPLETS = ('sh cat chmod cp date dd df echo head hexdump insmod kill ln ls '
            'md5sum mkdir mount mv ps rm sed sleep sync tail touch umount '
@@ -101,7 +103,10 @@ def _keep(fresh: Path, place: Path) -> None:
 
 
 def _tool(name: str) -> Path:
-    found = shutil.which(name, path='/usr/sbin:/usr/bin:/sbin:/bin')
+    """A program, unpacked for the guest or installed."""
+    folders = [root / folder for root in ROOTS
+               for folder in ('usr/sbin', 'usr/bin', 'sbin', 'bin')]
+    found = shutil.which(name, path=':'.join(map(str, folders)))
     if found is None:
         raise ImageError(f'{name} is not installed')
     return Path(found)
@@ -109,10 +114,10 @@ def _tool(name: str) -> Path:
 
 def _newest_kernel() -> Path:
     """The newest kernel that has its modules; a cloud kernel if possible."""
-    kernels = [k for k in Path('/boot').glob('vmlinuz-*')
-               if Path('/lib/modules', _release(k), 'modules.dep').is_file()]
+    kernels = [k for root in ROOTS for k in (root / 'boot').glob('vmlinuz-*')
+               if _has_modules(k)]
     if not kernels:
-        raise ImageError('no kernel with modules in /boot')
+        raise ImageError('there is no kernel with modules')
 
     def rank(kernel: Path) -> tuple[bool, list[int]]:
         numbers = re.findall(r'\d+', _release(kernel))
@@ -122,6 +127,16 @@ def _newest_kernel() -> Path:
 
 def _release(kernel: Path) -> str:
     return kernel.name.removeprefix('vmlinuz-')
+
+
+def _root(kernel: Path) -> Path:
+    """Root of the file system that the kernel was unpacked in."""
+    return kernel.parents[1]
+
+
+def _has_modules(kernel: Path) -> bool:
+    dependencies = f'lib/modules/{_release(kernel)}/modules.dep'
+    return (_root(kernel) / dependencies).is_file()
 
 
 def _uncompressed(kernel: Path) -> bytes:
@@ -172,7 +187,7 @@ def _initramfs(writer: bytes, kernel: Path) -> bytes:
     archive.file('bin/qemu-ga', agent.read_bytes(), 0o755)
     for library in _libraries(agent):
         archive.file(library.lstrip('/'), Path(library).read_bytes(), 0o755)
-    modules = _modules(_release(kernel))
+    modules = _modules(kernel)
     for module in modules:
         data = _unpack(module.read_bytes())
         archive.file(f'lib/modules/{_stem(module)}', data)
@@ -191,12 +206,13 @@ def _libraries(program: Path) -> list[str]:
     return sorted(set(re.findall(r'(/lib\S*) \(', output)))
 
 
-def _modules(release: str) -> list[Path]:
+def _modules(kernel: Path) -> list[Path]:
     """Files of the drivers, in loading order; built-in ones have none."""
     found: dict[Path, None] = {}
     for module in MODULES:
         output = subprocess.run(
-            [_tool('modprobe'), '-S', release, '--show-depends', module],
+            [_tool('modprobe'), '-d', _root(kernel), '-S', _release(kernel),
+             '--show-depends', module],
             check=True, text=True, capture_output=True).stdout
         for path in re.findall(r'^insmod (\S+)', output, re.MULTILINE):
             found[Path(path)] = None

@@ -15,6 +15,8 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 TMP = CHECKOUT / '.tmp'
 #: Kernels and initramfs, one folder per content.
 GUEST_CACHE = TMP / 'guest'
+#: What tools/setup unpacked for the guest without installing it.
+GUEST_PACKAGES = TMP / 'guest-packages'
 #: libvirt's slow probe of the QEMU binaries, kept between runs.
 LIBVIRT_CACHE = TMP / 'libvirt-cache'
 #: What a failed test leaves, one folder per test.
