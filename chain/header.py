@@ -141,15 +141,9 @@ def parse_header(fd: int, path: str | Path) -> Header:
     (_, version, backing_offset, backing_size, cluster_bits, virtual_size,
      crypt, l1_entries, l1_offset, _, _, snapshots, _) = _V2.unpack_from(start)
     incompatible, length = _features(start, path, version)
-    _check(path, 9 <= cluster_bits <= 21,
-           f'cluster_bits {cluster_bits} is not from 9 to 21')
-    cluster_size = 1 << cluster_bits
     subclusters = bool(incompatible >> _SUBCLUSTER_BIT & 1)
-    _check(path, not subclusters or cluster_bits >= 14,
-           'clusters are too small for subclusters')
-    _check(path, not snapshots, f'has {snapshots} internal snapshots')
-    _check(path, crypt in (0, _LUKS), f'encryption method {crypt} is not '
-                                      f'LUKS')
+    _check_fields(path, cluster_bits, subclusters, snapshots, crypt)
+    cluster_size = 1 << cluster_bits
     block = read_at(fd, path, 0, max(cluster_size, _OSLO_REGION))
     end = backing_offset or cluster_size
     _check(path, length <= end <= cluster_size,
@@ -193,6 +187,18 @@ def _features(start: bytes, path: str | Path,
     _check(path, length >= _V2.size + _V3.size and length % 8 == 0,
            f'header length {length} is wrong')
     return bits, length
+
+
+def _check_fields(path: str | Path, cluster_bits: int, subclusters: bool,
+                  snapshots: int, crypt: int) -> None:
+    """Check the numbers that need nothing else to be judged."""
+    _check(path, 9 <= cluster_bits <= 21,
+           f'cluster_bits {cluster_bits} is not from 9 to 21')
+    _check(path, not subclusters or cluster_bits >= 14,
+           'clusters are too small for subclusters')
+    _check(path, not snapshots, f'has {snapshots} internal snapshots')
+    _check(path, crypt in (0, _LUKS),
+           f'encryption method {crypt} is not LUKS')
 
 
 def _extensions(block: bytes, path: str | Path,
