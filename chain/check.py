@@ -54,8 +54,8 @@ def _findings(volume: Volume) -> Iterator[Finding]:
         yield Finding(volume.files.name, str(exc))
         return
     yield from _guest(volume, state)
-    for layer in state.chain.layers:
-        yield from _layer(volume, layer)
+    for depth, layer in enumerate(state.chain.layers):
+        yield from _layer(volume, layer, depth)
     for name, _ in strangers(volume.files, state.chain):
         yield Finding(name, 'belongs to no snapshot and to no layer')
 
@@ -68,12 +68,12 @@ def _guest(volume: Volume, state: VolumeState) -> Iterator[Finding]:
                       f'say {" <- ".join(state.chain.names)}')
 
 
-def _layer(volume: Volume, layer: Layer) -> Iterator[Finding]:
+def _layer(volume: Volume, layer: Layer, depth: int) -> Iterator[Finding]:
     if (layer.format is Format.RAW
             or opened_by_qemu(volume.files.path(layer.name))):
         return
     try:
-        volume.tool.check(Image(layer.name, layer.format, 0,
+        volume.tool.check(Image(layer.name, layer.format, depth,
                                 layer.encrypted))
     except errors.ImageToolFailed as exc:
         yield Finding(layer.name, str(exc))

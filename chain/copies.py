@@ -117,6 +117,9 @@ def carry_on_extend(volume: Volume, operation: Operation) -> None:
     active = image(volume.files, name, volume.formats())
     volume.step('resize')
     volume.tool.resize(active, int(operation.details['size']))
+    if active.format is Format.QCOW2:
+        volume.step('check the layer')
+        volume.tool.mend(active)
     volume.step('flush')
     sync_file(volume.files.path(name))
     volume.finish()

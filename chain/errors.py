@@ -20,6 +20,14 @@ class ChainError(Exception):
         self.fields = fields
         super().__init__(self.message.format(**fields))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from positional arguments otherwise.
+        return _rebuild, (type(self), self.fields)
+
+
+def _rebuild(kind: type[ChainError], fields: dict[str, Any]) -> ChainError:
+    return kind(**fields)
+
 
 class BadName(ChainError):
     """A name that could leave the folder or confuse a command."""

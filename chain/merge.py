@@ -87,13 +87,17 @@ class Merge:
         what the layer below shows as well) is compared.
         """
         plan = self._plan
+        tables = plan.formats[plan.survivor] is Format.QCOW2
+        if tables:
+            self._step('check the survivor')
+            self._tool.mend(self._image(plan.survivor))
         self._step('flush the survivor')
         sync_file(self._files.path(plan.survivor))
-        if plan.formats[plan.survivor] is Format.RAW:
-            return  # no tables; qemu-img's own flush has been checked
+        if not tables:
+            return  # nothing to see; qemu-img's own flush has been checked
         self._step('prove the copy')
         if any(self._missing(name) for name in plan.removed) \
-                and not self._shows_the_same():
+                and not self.shows_the_same():
             raise errors.NotProven(
                 volume=plan.volume,
                 reason=f'{plan.survivor} does not hold all data of '
@@ -193,7 +197,7 @@ class Merge:
             return qcow2.raw_data_ranges(path)
         return qcow2.data_ranges(path)
 
-    def _shows_the_same(self) -> bool:
+    def shows_the_same(self) -> bool:
         """Compare the survivor as it was with how it will be."""
         plan = self._plan
         self._step('compare')

@@ -57,7 +57,8 @@ def _choose(volume: Volume, state: VolumeState, attached: bool,
             raise errors.NoDirection(**{**exc.fields,
                                         'reason': remedy}) from exc
         raise
-    if (made and not attached and state.chain.active.encrypted
+    if (isinstance(made, MergePlan) and not attached
+            and state.chain.active.encrypted
             and made.method is Method.REBASE and made.new_backing):
         # qemu-img cannot be told the new backing file's secret without
         # writing where it found it into the header.

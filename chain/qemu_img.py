@@ -78,8 +78,8 @@ class QemuImg:
         self._folder = folder
         self._secret = secret
         self._progress = progress
-        #: descriptors that a running qemu-img keeps open.
-        self.held: tuple[int, ...] = ()
+        #: a lock that a running qemu-img holds too.
+        self.held: int | None = None
 
     def create(self, image: Image, size: int,
                backing: tuple[str, Format] | None = None) -> None:
@@ -133,8 +133,15 @@ class QemuImg:
 
     def check(self, image: Image) -> None:
         """Check the consistency of one qcow2 layer."""
-        alone = Image(image.name, image.format, 0, image.encrypted)
-        self._run('check', image.name, ['-q', *self._open(alone)], _COPY)
+        self._run('check', image.name, ['-q', *self._open(image)], _COPY)
+
+    def mend(self, image: Image) -> None:
+        """Check one qcow2 layer, and free clusters that nothing uses.
+
+        A tool that was killed leaves some; they are harmless.
+        """
+        self._run('check', image.name, [
+            '-q', '-r', 'leaks', *self._open(image)], _COPY)
 
     def same(self, one: Image, other: Image,
              over: tuple[str, Format] | None = None) -> bool:
@@ -196,11 +203,11 @@ class QemuImg:
     def _run(self, command: str, file: str, arguments: Sequence[str],
              limits: Sequence[str], *, accept: Sequence[int] = (0,)) -> int:
         """Run one command to its end; returns its status."""
-        with self._given() as (secret, held):
+        with self._given() as (secret, passed):
             status, errors_seen = self._follow(
                 ['setpriv', '--pdeathsig', 'KILL', 'prlimit',
                  *limits, 'qemu-img', command, *secret,
-                 *arguments], held)
+                 *arguments], passed)
         if status not in accept:
             raise errors.ImageToolFailed(command=command, file=file,
                                          status=status, stderr=errors_seen)
@@ -210,25 +217,30 @@ class QemuImg:
     def _given(self) -> Iterator[tuple[list[str], tuple[int, ...]]]:
         """Yield the arguments and descriptors that hand over the secret."""
         if self._secret is None:
-            yield [], self.held
+            yield [], ()
             return
         fd = os.memfd_create('luks', os.MFD_CLOEXEC)
         try:
             os.write(fd, self._secret.value)
-            yield (['--object',
-                    f'secret,id=luks,file=/proc/self/fd/{fd}'],
-                   (*self.held, fd))
+            yield ['--object', f'secret,id=luks,file=/proc/self/fd/{fd}'], \
+                (fd,)
         finally:
             os.close(fd)
 
     def _follow(self, argv: list[str],
-                held: tuple[int, ...]) -> tuple[int, str]:
-        """Run a command, report its progress; returns status and errors."""
+                secrets: tuple[int, ...]) -> tuple[int, str]:
+        """Run a command, report its progress; returns status and errors.
+
+        It gets the lock as its lowest descriptor: the kernel lets go of a
+        killed process's files in reverse order, so of the lock when the
+        images are closed already.
+        """
         with (open(os.memfd_create('stderr'), 'w+b') as complaints,
               subprocess.Popen(
                   argv, cwd=self._folder, env={**os.environ, 'LC_ALL': 'C'},
-                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                  stderr=complaints, pass_fds=held, bufsize=0) as child):
+                  stdin=(subprocess.DEVNULL if self.held is None
+                         else self.held), stdout=subprocess.PIPE,
+                  stderr=complaints, pass_fds=secrets, bufsize=0) as child):
             try:
                 if child.stdout:
                     self._listen(child.stdout)

@@ -72,11 +72,11 @@ class Volume:
         lock = VolumeLock(self.files) if self._lock is None else self._lock
         with lock as held:
             if isinstance(held, VolumeLock):
-                self.tool.held = (held.fileno(),)
+                self.tool.held = held.fileno()
             try:
                 yield
             finally:
-                self.tool.held = ()
+                self.tool.held = None
 
     def journal(self) -> Journal:
         """Return the journal; an adopted volume's is empty."""
