@@ -56,7 +56,7 @@ _GLOBAL = {
 }
 #: Libraries whose chatter would bury the one sentence that counts.
 _CHATTY = ('oslo', 'oslo_messaging', 'oslo.messaging', 'amqp', 'kombu',
-           'oslo_concurrency', 'oslo_utils', 'stevedore')
+           'oslo_concurrency', 'oslo_service', 'oslo_utils', 'stevedore')
 
 
 class _Lazy(commandmanager.EntryPointWrapper):

@@ -143,6 +143,7 @@ class Session:
         """Return the way to running guests, if there is one."""
         if not self.has_agent:
             return None
+        client = self.client  # first: it chooses the threads
         from assisted_snapshots.rpcapi.guest import AgentGuest
 
         def fail(error: agent_errors.AgentError) -> Exception:
@@ -154,7 +155,7 @@ class Session:
             return chain_errors.GuestFailed(volume=files.name, code=code,
                                             reason=str(error))
         show = meter or Meter(self._stderr, '', bar=False, quiet=True)
-        return AgentGuest(self.client, error=fail, bandwidth=bandwidth,
+        return AgentGuest(client, error=fail, bandwidth=bandwidth,
                           progress=show.job)
 
     def _secret(self, files: names.VolumeFiles) -> Secret | None:

@@ -20,6 +20,7 @@ from dataclasses import field
 import json
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import time
@@ -101,7 +102,8 @@ class Demo:
     def take(self, name: str) -> None:
         """Take a snapshot while the guest writes."""
         with self.step(f'create {name}'), Moment(self.writer) as moment:
-            self.tool('snapshot', 'create', self.volume.name, name)
+            self.tool('--base-format', self.volume.format, 'snapshot',
+                      'create', self.volume.name, name)
         self.moments[name] = moment.bounds
         self.picture()
 
@@ -218,7 +220,8 @@ class Demo:
     def say(self, *arguments: str) -> None:
         """Show the command that is run."""
         self.console.print('\n[bold cyan]$ assisted-snapshot '
-                           + ' '.join(arguments), highlight=False)
+                           + ' '.join(arguments), highlight=False,
+                           soft_wrap=True)
 
     @staticmethod
     def command(*arguments: str) -> list[str]:
@@ -277,7 +280,7 @@ def laboratory(console: Console, keep: bool) -> Iterator[Demo]:
         with timed(console, 'agent'):
             agent.start()
         share = stage.share()
-        volume = share.volume('raw', SIZE)
+        volume = share.volume('raw', SIZE, volume_id='demo')
         guest = stage.guest(volume)
         with timed(console, 'guest'):
             guest.start()
@@ -316,6 +319,8 @@ def main() -> int:
     parser.add_argument('--keep', action='store_true',
                         help='leave the volume, the logs and the XML')
     args = parser.parse_args()
+    # Ends clean however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     begun = time.monotonic()
     with laboratory(console, args.keep) as demo:
