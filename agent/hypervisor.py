@@ -29,7 +29,7 @@ from assisted_snapshots.rpcapi import errors
 LOG = logging.getLogger(__name__)
 
 KEEPALIVE = (5, 3)
-RECONNECT = (0.1, 5.0)
+RECONNECT = (0.1, 1.0)
 OLDEST = 8_000_000
 BROKEN = {9_000_000: ('loses track of block jobs (fixed in 9.1.0)',
                       '9.1.0 or newer; on Debian 12 the backports suite '
