@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_PLAIN = (str, int, float, type(None))
+
 
 class AgentError(Exception):
     """Base of all errors the agent answers with."""
@@ -23,7 +25,10 @@ class AgentError(Exception):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # A remote error is rebuilt with the finished sentence as its only
         # argument next to the fields.
-        self.kwargs = kwargs
+        # What JSON cannot carry crosses as its text: an error that could not
+        # be sent would be silence to the client.
+        self.kwargs = {name: value if isinstance(value, _PLAIN) else
+                       str(value) for name, value in kwargs.items()}
         super().__init__(args[0] if args else self.message.format(**kwargs))
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 import string
 import sys
 
@@ -98,3 +100,11 @@ def test_class_of_a_newer_peer_keeps_its_sentence() -> None:
 def test_a_failed_job_keeps_the_agents_code() -> None:
     error = errors.JobFailed(job_id='j', reason='r', job_code='disk-busy')
     assert error.job_code == 'disk-busy'
+
+
+def test_fields_of_any_kind_can_be_sent() -> None:
+    sent = errors.BadOverlay(file=Path('/share/volume-1.s'),
+                             reason=OSError(5, 'broken'))
+    assert sent.kwargs == {'file': '/share/volume-1.s',
+                           'reason': '[Errno 5] broken'}
+    assert json.loads(json.dumps(sent.kwargs)) == sent.kwargs
