@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.setup(conf, options.PROG)
         _init_backend(conf)
         service = _build(conf)
-    except (cfg.Error, log.LogConfigError, JournalError, OSError,
-            ValueError) as exc:
+    except (cfg.Error, log.LogConfigError, options.ConfigError,
+            JournalError, OSError, ValueError) as exc:
         sys.stderr.write(f'{options.PROG}: {exc}\n')
         return 2
     if conf.log_options:
@@ -60,12 +60,16 @@ def _init_backend(conf: cfg.ConfigOpts) -> None:
 
 def _build(conf: cfg.ConfigOpts) -> AgentService:
     """Make the service; anything wrong with the options shows here."""
+    from oslo_messaging import MessagingException
+
     from assisted_snapshots.agent.core import Agent
     from assisted_snapshots.agent.service import AgentService
 
-    settings = options.settings(conf)
-    return AgentService(conf, Agent(settings, conf.agent.host),
-                        Notifier(os.environ))
+    agent = Agent(options.settings(conf), conf.agent.host)
+    try:
+        return AgentService(conf, agent, Notifier(os.environ))
+    except MessagingException as exc:
+        raise options.ConfigError('transport_url', exc) from exc
 
 
 def _serve(conf: cfg.ConfigOpts, service: AgentService) -> int:

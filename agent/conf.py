@@ -126,6 +126,15 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(fault_opts, group='agent')
 
 
+class ConfigError(Exception):
+    """An option has a value nobody can work with."""
+
+    message = '{option}: {reason}'
+
+    def __init__(self, option: str, reason: object) -> None:
+        super().__init__(self.message.format(option=option, reason=reason))
+
+
 class Options(cfg.ConfigOpts):
     """Options that survive a broken file when they are read again."""
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
-import json
 import os
 from pathlib import Path
 from typing import Any
 from typing import TYPE_CHECKING
 
-from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.value import Format
@@ -29,50 +27,41 @@ if TYPE_CHECKING:
     from assisted_snapshots.agent.hypervisor import Hypervisor
 
 
-def node_of(nodes: Iterable[Mapping[str, Any]],
-            layer: DiskLayer) -> str | None:
-    """Return the name of QEMU's node for a layer, None where it has none.
+def unwritten_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of QEMU's nodes that may hold tables in memory.
 
-    The node that interprets the format is preferred: flushing it flushes
-    the file below it.
+    Those are the writable qcow2 nodes: raw has no tables, and a layer was
+    flushed when QEMU made it read-only again.  They are not told apart by
+    file, because QEMU cuts a node's file name off after 4 KiB, which a deep
+    chain exceeds.
     """
-    held = [n for n in nodes if _file(n) == layer.path]
-    held.sort(key=lambda n: n.get('drv') == 'file')
-    return str(held[0]['node-name']) if held else None
+    return [str(n['node-name']) for n in nodes
+            if n.get('drv') == Format.QCOW2 and not n.get('ro')]
 
 
-def _file(node: Mapping[str, Any]) -> str:
-    """Return the file that a node stands for."""
-    name = str(node.get('file', ''))
-    if not name.startswith('json:'):
-        return name
-    options = json.loads(name.removeprefix('json:'))
-    while isinstance(options.get('file'), dict):
-        options = options['file']
-    return str(options.get('filename', ''))
-
-
-def flush(hypervisor: Hypervisor, uuid: str, survivor: DiskLayer,
+def flush(hypervisor: Hypervisor, uuid: str,
           pause_briefly: Callable[[], None]) -> None:
-    """Have QEMU write out what it holds of a layer in memory.
+    """Have QEMU write out what it holds of a guest's images in memory.
 
     :param pause_briefly: what to do where the monitor may not be used: QEMU
         flushes all images when the guest is stopped.
     """
     try:
         nodes = hypervisor.monitor(uuid, 'query-named-block-nodes', flat=True)
-        node = node_of(nodes, survivor)
-        if node is None:
-            return  # QEMU has closed it, which flushes
-        answer = hypervisor.monitor(
-            uuid, 'human-monitor-command',
-            **{'command-line': f'qemu-io {node} flush'})
+        for node in unwritten_nodes(nodes):
+            _flush_node(hypervisor, uuid, node)
     except errors.LibvirtFailed:
         if hypervisor.is_running(uuid):
             pause_briefly()
-        return
+
+
+def _flush_node(hypervisor: Hypervisor, uuid: str, node: str) -> None:
+    """Flush one node; whether it worked is read from the file later."""
+    answer = hypervisor.monitor(
+        uuid, 'human-monitor-command',
+        **{'command-line': f'qemu-io {node} flush'})
     if answer.strip():
-        raise errors.LibvirtFailed(call=f'flush of {survivor.name}',
+        raise errors.LibvirtFailed(call=f'flush of {node}',
                                    reason=answer.strip())
 
 

@@ -48,6 +48,7 @@ def _method(function: _F) -> _F:
     @functools.wraps(function)
     def answer(self: Endpoint, _context: Mapping[str, object],
                **args: object) -> Wire:
+        LOG.debug('%s %s', function.__name__, args)
         try:
             signature.bind(self, **args)
         except TypeError as exc:

@@ -423,14 +423,14 @@ class Hypervisor:
     def freeze(self, uuid: str, seconds: float) -> int:
         """Freeze all file systems; returns how many are frozen."""
         with self._domain(uuid, 'fsFreeze') as dom:
-            dom.setAgentResponseTimeout(max(1, int(seconds)), 0)
+            dom.agentSetResponseTimeout(max(1, int(seconds)), 0)
             return int(dom.fsFreeze(None, 0))
 
     def thaw(self, uuid: str) -> int:
         """Thaw all file systems; returns how many were frozen."""
         with self._domain(uuid, 'fsThaw') as dom:
             thawed = int(dom.fsThaw(None, 0))
-            dom.setAgentResponseTimeout(
+            dom.agentSetResponseTimeout(
                 libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
             return thawed
 

@@ -5,10 +5,14 @@ The core starts first and takes up its jobs, whether or not the message
 broker can be reached.  systemd hears READY only when requests are consumed.
 
 Under the threading backend the service runs in the main process, without a
-forked child, and handles its signals itself: oslo.service would end on
-SIGHUP, and on SIGTERM would stop the service inside the signal handler,
-where a lock may be held.  Under the eventlet backend only the main loop is
-eventlet's; nothing is monkey-patched.
+forked child.  Under the eventlet backend only the main loop is eventlet's;
+nothing is monkey-patched.
+
+Under both it handles its signals itself, outside the signal handlers, where
+no lock may be taken.  oslo.service's threading backend would end on SIGHUP
+and stop the service inside a handler; its eventlet backend dies of a SIGTERM
+that follows a SIGHUP closely, and sleeps up to a minute before it notices a
+signal when it watches no file.
 
 oslo.service's backend must have been chosen before this is imported.
 """
@@ -17,8 +21,8 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
+import sys
 import threading
 
 from oslo_config import cfg
@@ -41,6 +45,8 @@ LOG = logging.getLogger(__name__)
 # Seconds for requests in progress to be answered when stopping; what was
 # accepted is in the journal.
 _FAREWELL = 5.0
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 
 # Requests worked on at a time, where the operator says nothing else.
 _THREADS = 32
@@ -67,14 +73,15 @@ class AgentService(service.Service):  # type: ignore[misc]
         self._server: messaging.RPCServer | None = None
         self._stopping = threading.Event()
         self._bell = os.pipe()
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        os.set_blocking(self._bell[1], False)
 
     def start(self) -> None:
         """Take up the jobs, then listen for requests."""
-        if _native():
-            for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(signo, lambda number, _frame:
-                              self._signals.put(number))
+        # Written to by the C handler, so that a signal that comes just before
+        # the main thread blocks is not overlooked.
+        signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
+        for signo in (signal.SIGHUP, *_ENDS):
+            signal.signal(signo, lambda _number, _frame: None)
         self._agent.start()
         self._outbox.start()
         threading.Thread(target=self._listen, name='listen',
@@ -82,26 +89,26 @@ class AgentService(service.Service):  # type: ignore[misc]
 
     def wait(self) -> None:
         """Serve until told to stop."""
-        if not _native():
-            self._wait_green()
-            return
-        while self._signals.get() == signal.SIGHUP:
-            self._conf.mutate_config_files()
-            self.reset()
+        while not self._stopping.is_set():
+            if not _native():
+                from eventlet import hubs
+                hubs.trampoline(self._bell[0], read=True)
+            number = os.read(self._bell[0], 1)[0]
+            if number == signal.SIGHUP:
+                self._conf.mutate_config_files()
+                self.reset()
+            elif number in _ENDS:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Stop, in the way the backend's launcher understands."""
         # As oslo.service does it: a stop that hangs must not last.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(self._conf.graceful_shutdown_timeout)
         self.stop()
         signal.alarm(0)
-
-    def _wait_green(self) -> None:
-        """Wait as eventlet does; its launcher calls stop() and reset().
-
-        A hub that watches no file sleeps for a minute without looking at
-        signals.
-        """
-        from eventlet import hubs
-        hubs.trampoline(self._bell[0], read=True)
+        if not _native():
+            sys.exit(0)
 
     def reset(self) -> None:
         """Take over the mutable options that were read again."""
@@ -119,7 +126,6 @@ class AgentService(service.Service):  # type: ignore[misc]
         if self._stopping.is_set():
             return
         self._stopping.set()
-        os.write(self._bell[1], b'.')
         LOG.info('Stopping')
         self._notifier.send('STOPPING=1')
         self._outbox.stop()
