@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: lint, types, and all tests; run it by ``tools/test``.
+"""The gate: lint, types, docs, and all tests; run it by ``tools/test``.
 
 Every step runs, whatever happened before it, and the last line sums all of
 them up as pytest would.  A step that ran no test, or that left a test out,
@@ -114,6 +114,12 @@ def types() -> Outcome:
     return _tool('mypy', *packages, MYPYPATH=str(NAMESPACE))
 
 
+def docs() -> Outcome:
+    """The documentation; a warning is an error."""
+    return _tool('sphinx-build', '-W', '-q', '-E', '-b', 'html', '-d',
+                 str(TMP / 'doctrees'), 'doc/source', str(TMP / 'html'))
+
+
 def pytest(name: str, *arguments: str) -> Callable[[], Outcome]:
     """A step that is one run of pytest."""
     def step() -> Outcome:
@@ -174,6 +180,7 @@ def _namespace() -> list[str]:
 STEPS: dict[str, Callable[[], Outcome]] = {
     'lint': lint,
     'types': types,
+    'docs': docs,
     'unit': pytest('unit', 'tests/unit'),
     'faults': pytest('faults', 'tests/faults'),
     'functional': pytest('functional', 'tests/functional'),

@@ -4,7 +4,10 @@
 from importlib import metadata
 from pathlib import Path
 import sys
+import warnings
 
+# oslo.service brings it along; nothing here uses it.
+warnings.filterwarnings('ignore', message=r'\s*Eventlet is deprecated')
 sys.path.insert(0, str(Path(__file__).parents[1] / 'ext'))
 
 project = 'Assisted Snapshots'
