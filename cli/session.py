@@ -131,12 +131,31 @@ class Session:
         :param bandwidth: limit of what is copied while a guest runs.
         """
         from assisted_snapshots.chain.operations import Operations
-        form = self._options.base_format
         return Operations(
-            files, formats={files.name: Format(form)} if form else None,
+            files, formats=self._formats(files),
             guest=self._guest(files, meter, bandwidth),
             secret=self._secret(files),
             progress=None if meter is None else meter.percent)
+
+    def _formats(self, files: names.VolumeFiles) -> dict[str, Format]:
+        """Return the format of a base that nothing pins yet.
+
+        Whoever runs a guest on it knows; what the caller says must agree,
+        because it would be pinned for good.
+        """
+        form = self._options.base_format
+        given = {files.name: Format(form)} if form else {}
+        if not self.has_agent or files.journal.exists():
+            return given
+        try:
+            base = self.client.get_chain(files.id).layers[0]
+            found = Format(base.format)
+        except (agent_errors.AgentError, ValueError):
+            return given  # nobody can tell; what needs the guest asks again
+        if given.get(base.name, found) is not found:
+            raise chain_errors.FormatMismatch(
+                file=files.base, where='the guest', found=found, pinned=form)
+        return {base.name: found}
 
     def _guest(self, files: names.VolumeFiles, meter: Meter | None,
                bandwidth: int) -> GuestSide | None:

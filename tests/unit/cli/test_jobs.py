@@ -249,3 +249,28 @@ def test_the_chain_is_shown_though_the_bus_is_away(
     done = run('snapshot', 'delete', '1', 'b')
     assert done.status == 1
     assert (chain.folder / 'volume-1.b').exists()
+
+
+def live_base(form: str) -> Callable[..., Any]:
+    found = LiveChain('1', 'guest-7', 'vdb', True,
+                      (LiveLayer('volume-1', form),))
+    return lambda **_: found.to_wire()
+
+
+def test_the_guest_knows_the_format_of_its_base(
+        run: Run, share: Share, agent: Make) -> None:
+    share.volume()
+    agent(get_chain=live_base('raw'))
+    layer, = run('chain', 'show', '1', '-f', 'json').json['layers']
+    assert layer['format'] == 'raw'
+
+
+def test_a_format_that_the_guest_denies_is_not_pinned(
+        run: Run, share: Share, agent: Make) -> None:
+    share.volume()
+    before = share.files()
+    agent(get_chain=live_base('qcow2'))
+    done = run('--base-format', 'raw', 'snapshot', 'create', '1', 'a')
+    assert done.status == 3
+    assert 'the guest says qcow2, but raw is pinned' in done.err
+    assert share.files() == before
