@@ -13,6 +13,7 @@ from typing import Protocol
 from typing import TextIO
 from typing import TYPE_CHECKING
 
+from assisted_snapshots.chain.plan import Method
 from assisted_snapshots.cli.units import duration
 from assisted_snapshots.cli.units import human
 from assisted_snapshots.rpcapi.messages import Condition
@@ -21,6 +22,9 @@ from assisted_snapshots.rpcapi.messages import State
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
+
+_ORDINARY = (State.ACCEPTED, State.RUNNING, State.DONE)
+_BY_PLACE = (Method.COMMIT, Method.PULL)
 
 
 class Progress(Protocol):
@@ -146,14 +150,21 @@ class Meter:
             self.update(int(self._total * done / 100), self._total)
 
     def job(self, job: Job) -> None:
-        """Show what the agent says of its job."""
-        self.update(job.done_bytes, job.total_bytes, note_of(job))
+        """Show what the agent says of its job.
+
+        QEMU counts a commit or pull by its place on the disk, holes
+        included; where it is known what will be copied, that is shown.
+        """
+        done, total = job.done_bytes, job.total_bytes
+        if self._total and total and job.method in _BY_PLACE:
+            done, total = self._total * done // total, self._total
+        self.update(done, total, note_of(job))
 
 
 def note_of(job: Job) -> str:
     """Say in a few words what is going on with a job."""
     words: list[str] = []
-    if job.state not in (State.RUNNING, State.DONE):
+    if job.state not in _ORDINARY:
         words.append(job.state)
     if job.paused:
         words.append('paused')

@@ -71,6 +71,18 @@ def test_percentages_need_an_expectation() -> None:
     assert out.getvalue().startswith('x:  50 % 2.0 MiB of 4.0 MiB\n')
 
 
+@pytest.mark.parametrize(('method', 'shown'), [
+    ('commit', '4.0 MiB of 8.0 MiB'), ('pull', '4.0 MiB of 8.0 MiB'),
+    ('active-commit', '512.0 MiB of 1.0 GiB')])
+def test_holes_are_not_called_copied(method: str, shown: str) -> None:
+    out = io.StringIO()
+    with Meter(out, 'x', bar=False) as meter:
+        meter.expect(8 * MIB)
+        meter.job(job(method=method, done_bytes=512 * MIB,
+                      total_bytes=1024 * MIB))
+    assert out.getvalue().startswith(f'x:  50 % {shown}\n')
+
+
 def test_nothing_is_shown_where_nothing_is_copied_or_quiet() -> None:
     out = io.StringIO()
     with Meter(out, 'x', bar=False):
@@ -90,7 +102,7 @@ def test_a_bar_ends_full_with_bytes_and_rate() -> None:
 
 
 @pytest.mark.parametrize(('found', 'note'), [
-    (job(), ''), (job(State.ACCEPTED), 'accepted'),
+    (job(), ''), (job(State.ACCEPTED), ''), (job(State.FLUSHING), 'flushing'),
     (job(State.PIVOTING, paused=True), 'pivoting, paused'),
     (job(condition=Condition.NOT_CONVERGING), 'not converging')])
 def test_notes(found: Job, note: str) -> None:
