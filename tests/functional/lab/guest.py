@@ -29,6 +29,8 @@ BOOT_DEADLINE = 120
 AGENT_TIMEOUT = 30
 #: A question that went astray is soon asked again.
 PING_TIMEOUT = 2
+#: Seconds that the guest itself waits for a record; then it is asked again.
+WAIT = 5
 
 
 class GuestError(AssertionError):
@@ -189,7 +191,7 @@ class Guest:
         def ended() -> Any:
             status = self.agent('guest-exec-status', pid=process)
             return status if status['exited'] else None
-        status = waiting.until(ended, command, 60, 0.005)
+        status = waiting.until(ended, command, 60, 0.01)
         output = base64.b64decode(status.get('out-data', '')).decode()
         if status.get('exitcode') != 0:
             raise GuestError(command, status.get('exitcode', -1), output)
@@ -287,7 +289,7 @@ class Writer:
     def wait_for(self, record: int, seconds: float = 120) -> Progress:
         """Wait until a record is acknowledged."""
         def reached() -> Progress | None:
-            progress = self.progress()
+            progress = self._tell('wait', f' {record} {WAIT}')
             return progress if progress.acknowledged >= record else None
         return waiting.until(reached, f'record {record}', seconds)
 
@@ -303,8 +305,9 @@ class Writer:
         return ((after.acknowledged - before.acknowledged)
                 / (time.monotonic() - begun))
 
-    def _tell(self, verb: str) -> Progress:
-        words = self._guest.run(f'pwriter {verb} {self._status}').split()
+    def _tell(self, verb: str, arguments: str = '') -> Progress:
+        words = self._guest.run(
+            f'pwriter {verb} {self._status}{arguments}').split()
         acknowledged, submitted, gap, errors, running = map(int, words)
         return Progress(acknowledged, submitted, gap / 1e6, errors,
                         bool(running))

@@ -10,6 +10,8 @@
  *
  *   pwriter run TARGET STATUS STREAM BLOCKS DELAY_US FIRST
  *   pwriter show STATUS    acknowledged submitted gap_us errors running
+ *   pwriter wait STATUS RECORD SECONDS
+ *                          until it is acknowledged, or so long; then show
  *   pwriter reset STATUS   forget the longest gap, then as show
  *   pwriter stop STATUS    end after the record in flight, then as show
  */
@@ -160,12 +162,26 @@ static int show(struct status *s)
     return 0;
 }
 
+/* In the guest: to ask again and again would keep it from writing. */
+static int await(char **v)
+{
+    struct status *s = map(v[0], 0);
+    uint64_t record = strtoull(v[1], NULL, 0);
+    uint64_t until = now() + strtoull(v[2], NULL, 0) * 1000000;
+
+    while (s->acknowledged < record && now() < until && running(s))
+        usleep(2000);
+    return show(s);
+}
+
 int main(int count, char **v)
 {
     struct status *s;
 
     if (count == 8 && !strcmp(v[1], "run"))
         return run(v + 2);
+    if (count == 5 && !strcmp(v[1], "wait"))
+        return await(v + 2);
     if (count != 3)
         return 2;
     s = map(v[2], 0);

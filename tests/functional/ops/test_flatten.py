@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flattening a running guest's volume, and cloning from its snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.value import Format
+from tests.functional.lab import images
+from tests.functional.lab.share import MIB
+from tests.functional.ops.ground import done
+from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import Ground
+from tests.functional.ops.ground import MANY
+
+
+def test_flatten_copies_the_overlays_where_the_base_is_large(
+        ground: Ground) -> None:
+    one = ground.one('raw')
+    one.layers(MANY, FEW, FEW)
+    done(one.flatten(), 'active-commit')
+    assert one.live == one.names('')
+    one.writer.write_more(FEW)
+
+
+def test_flatten_copies_the_base_where_the_overlay_is_large(
+        ground: Ground) -> None:
+    one = ground.one()
+    _s1, s2 = one.layers(FEW, FEW, MANY)
+    done(one.flatten(), 'pull')
+    assert one.live == one.names(s2)
+    one.writer.write_more(FEW)
+
+
+def test_flatten_keeps_snapshots_that_nobody_gave_up(ground: Ground) -> None:
+    one = ground.one()
+    one.layers(FEW, FEW)
+    with pytest.raises(errors.HasSnapshots):
+        one.unchanged(lambda: one.operations().flatten())
+    assert one.jobs[-1].kind == 'create'
+
+
+@pytest.mark.parametrize(('form', 'size'), [
+    (Format.RAW, None), (Format.QCOW2, 80 * MIB)])
+def test_clone_from_a_snapshot_beside_the_guest(
+        ground: Ground, tmp_path: Path, form: Format, size: int | None
+        ) -> None:
+    one = ground.one()
+    s1, s2 = one.layers(MANY, FEW, FEW)
+    target = tmp_path / 'volume-clone'
+    for snapshot in (s1, s2):
+        one.operations().clone(snapshot, target, form, size)
+        assert images.virtual_size(target, form) == (size or one.volume.size)
+        assert len(images.chain(target, form)) == 1
+        one.holds(target, form, one.expected[snapshot])
+        target.unlink()
+    one.writer.write_more(FEW)
