@@ -161,7 +161,8 @@ def _may_repeat(volume: Volume, plan: MergePlan, work: Merge,
                 failure: errors.GuestFailed) -> bool:
     """Tell whether an active commit of a guest that is gone can be redone.
 
-    Only if it was still on the upper layer; or if both show the same.
+    Only if it was still on the upper layer; or if that one has nothing else
+    than the lower one, so that committing it again changes nothing.
     """
     if failure.fields.get('code') == NOT_MOVED:
         return True

@@ -13,7 +13,6 @@ from pathlib import Path
 import shutil
 import subprocess
 
-from assisted_snapshots.chain.header import read_header
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.qemu_img import Secret
@@ -112,8 +111,8 @@ class Disk:
         """Return all that shows through a layer."""
         flat = self.files.folder.parent / (
             f'{self.files.folder.name}.{layer}.flat')
-        tool('qemu-img', 'convert', *self._opened(layer, form), '-O', 'raw', flat,
-             cwd=self.files.folder)
+        tool('qemu-img', 'convert', *self._opened(layer, form),
+             '-O', 'raw', flat, cwd=self.files.folder)
         try:
             return flat.read_bytes()
         finally:

@@ -29,7 +29,7 @@ from tests.images import MIB
 from tests.images import Write
 
 # How many of an operation's changes to files are walked, evenly spread.
-CHANGES = 6
+CHANGES = 8
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,9 @@ def run(case: Case, disk: Disk,
 
 def spread(changes: int) -> list[int]:
     """Return which changes are walked: first, last, and some between."""
-    if changes <= CHANGES:
-        return list(range(1, changes + 1))
-    return sorted({1 + round(i * (changes - 1) / (CHANGES - 1))
-                   for i in range(CHANGES)})
+    most = min(CHANGES, changes) - 1
+    return sorted({1 + round(i * (changes - 1) / max(1, most))
+                   for i in range(most + 1)})
 
 
 def cut_and_recover(before: Disk, name: str, library: Path,
