@@ -17,6 +17,7 @@ version = release = metadata.version('assisted-snapshots')
 extensions = [
     'commands',
     'docstring',
+    'results',
     'oslo_config.sphinxconfiggen',
     'oslo_config.sphinxext',
     'sphinx.ext.autodoc',
