@@ -103,8 +103,7 @@ class Demo:
     def take(self, name: str) -> None:
         """Take a snapshot while the guest writes."""
         with self.step(f'create {name}'), Moment(self.writer) as moment:
-            self.show('--base-format', self.volume.format, 'snapshot',
-                      'create', self.volume.name, name)
+            self.show('snapshot', 'create', self.volume.name, name)
         self.moments[name] = moment.bounds
         self.picture()
 
