@@ -23,7 +23,6 @@ from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.agent.xml import Domain
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import CreateRequest
-from assisted_snapshots.rpcapi.messages import MAX_LAYERS
 from assisted_snapshots.rpcapi.messages import MergeRequest
 from assisted_snapshots.rpcapi.messages import SnapshotDisk
 from assisted_snapshots.rpcapi.messages import State
@@ -99,10 +98,10 @@ class Acceptor:
         names = _names(layers)
         if names[-1] == wanted.new_file and len(names) > 1:
             return names[:-1]  # moved already: nothing will be done
-        if len(names) >= MAX_LAYERS:
-            raise errors.NotSupported(
-                reason=f'{wanted.volume_id} has {len(names)} layers, the '
-                       'most that libvirt takes')
+        most = self._settings().max_layers
+        if len(names) >= most:
+            raise errors.TooManyLayers(volume_id=wanted.volume_id,
+                                       found=len(names), most=most)
         preflight.check_idle(self._hypervisor, domain, disk)
         preflight.check_overlay(disk, layers, wanted.new_file)
         return names
@@ -121,9 +120,14 @@ class Acceptor:
                     return earlier
                 raise
             live = _names(place[2])
-            if earlier is not None and live != request.before:
+            if earlier is not None and live != request.before and (
+                    earlier.state is State.DONE or live != request.after):
                 return earlier
-            return self._new_merge(draft, request, place)
+            # One that failed only to be made durable is proven again, which
+            # needs the formats of layers that the guest has left.
+            known = {} if earlier is None else earlier.formats
+            return self._new_merge(replace(draft, formats=known), request,
+                                   place)
 
     def _new_merge(self, draft: Record, request: MergeRequest,
                    place: _Place) -> Record:
@@ -145,7 +149,8 @@ class Acceptor:
             folders={request.volume_id: disk.folder},
             before={request.volume_id: request.before},
             chains={request.volume_id: live}, secret=disk.secret,
-            formats={n.name: n.format for n in layers},
+            formats={**draft.formats,
+                     **{n.name: n.format for n in layers}},
             method=method(request), bandwidth=(
                 request.bandwidth or self._settings().bandwidth))).record
 

@@ -84,6 +84,12 @@ agent_opts = [
         'flush_attempts', default=8, min=1, mutable=True,
         help='How often a merge is tried to be made durable before it '
              'fails. No file is removed then.'),
+    cfg.IntOpt(
+        'max_layers', default=24, min=2, max=200, mutable=True,
+        help='Layers that a chain may have after a snapshot. libvirt 11.3 '
+             'starts no guest with more than 25, though one that runs can '
+             'have them; raise this only where your libvirt was seen to '
+             'start such a guest.'),
 ]
 
 # Not in the sample: only fault tests have a use for it.

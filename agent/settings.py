@@ -16,7 +16,7 @@ from pathlib import Path
 MUTABLE = frozenset({
     'bandwidth', 'poll_interval', 'quiesce_timeout', 'create_deadline',
     'stall_window', 'convergence_window', 'raise_bandwidth',
-    'job_retention', 'max_running_jobs', 'flush_attempts'})
+    'job_retention', 'max_running_jobs', 'flush_attempts', 'max_layers'})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,10 @@ class AgentSettings:
     :ivar job_retention: how long a finished job is remembered.
     :ivar max_running_jobs: merges that run at a time; others wait.
     :ivar flush_attempts: how often durability is tried before a merge fails.
+    :ivar max_layers: the deepest chain a snapshot may make. libvirt 11.3
+        does not start a guest on more than 25 layers: it gives up on QEMU's
+        answer, whose JSON nests deeper with each (measured; see the
+        functional test of deep chains).
     :ivar crash_at: fault testing only: SIGKILL this process after the Nth
         journal write; 0 is off.
     """
@@ -54,4 +58,5 @@ class AgentSettings:
     job_retention: float = 7 * 86400.0
     max_running_jobs: int = 8
     flush_attempts: int = 8
+    max_layers: int = 24
     crash_at: int = 0

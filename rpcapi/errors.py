@@ -120,6 +120,15 @@ class NotSupported(AgentError):
     message = '{reason}'
 
 
+class TooManyLayers(AgentError):
+    """One more layer, and libvirt could not start the guest again."""
+
+    code = 'too-many-layers'
+    message = ('volume {volume_id} has {found} layers and this host takes '
+               '{most} at the most (option max_layers); delete a snapshot '
+               'first')
+
+
 class QuiesceFailed(AgentError):
     """Quiescing was required and did not succeed; no snapshot was taken."""
 

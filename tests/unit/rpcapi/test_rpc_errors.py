@@ -40,6 +40,7 @@ CODES = {
     'MultiAttached': 'multi-attached',
     'NotDurable': 'not-durable',
     'NotSupported': 'not-supported',
+    'TooManyLayers': 'too-many-layers',
     'NotUnderstood': 'not-understood',
     'PeerSilent': 'peer-silent',
     'QuiesceFailed': 'quiesce-failed',
