@@ -165,8 +165,17 @@ class Libvirtd:
         (self.root / 'etc/qemu.conf').write_text(
             QEMU_CONF + (QEMU_CONF_ROOT if namespace.privileged() else ''))
         if not namespace.privileged():
-            (self.root / 'config').mkdir()
-            (self.root / 'config/libvirt').symlink_to(self.root / 'etc')
+            self._lay_out_session()
+
+    def _lay_out_session(self) -> None:
+        """Make a session daemon's folders look like a system daemon's."""
+        ours = self.root / 'cache/libvirt/qemu'
+        known = paths.LIBVIRT_CACHE / 'qemu'
+        for folder in (self.root / 'config', ours / 'log', known):
+            folder.mkdir(parents=True, exist_ok=True)
+        (ours / 'cache').symlink_to(known)
+        (self.log / 'qemu').symlink_to(ours / 'log')
+        (self.root / 'config/libvirt').symlink_to(self.root / 'etc')
 
     def _command(self) -> list[str]:
         if not namespace.privileged():
@@ -190,7 +199,7 @@ class Libvirtd:
             ours |= {'XDG_RUNTIME_DIR': f'{self.root}/run',
                      'XDG_CONFIG_HOME': f'{self.root}/config',
                      'XDG_DATA_HOME': f'{self.root}/lib',
-                     'XDG_CACHE_HOME': str(paths.LIBVIRT_CACHE)}
+                     'XDG_CACHE_HOME': f'{self.root}/cache'}
         return os.environ | ours
 
     def _answers(self) -> bool:

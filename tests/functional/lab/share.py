@@ -110,10 +110,11 @@ class Share:
 class SmallShare(Share):
     """A share of its own small file system, which can run full.
 
-    Needs root: it is an ext4 image on a loop device.
+    It is an ext4 image on a loop device, so it needs root.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
+        assert namespace.privileged(), 'a share that can run full needs root'
         super().__init__(folder)
         self._image = folder.with_name(folder.name + '.image')
         make_ext4(self._image, size)
