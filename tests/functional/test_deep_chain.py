@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import json
 
+import pytest
+
 from assisted_snapshots.chain.errors import GuestFailed
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.guest import AgentGuest
-import pytest
-
 from tests.functional.lab import audit
 from tests.functional.lab import images
 from tests.functional.lab.agent import Agent
