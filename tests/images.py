@@ -155,7 +155,7 @@ class Disk:
               for i in range(depth))])]
 
 
-def _same(what: str, found: bytes, wanted: bytes) -> None:
+def _same(what: str, found: bytes, wanted: bytes | bytearray) -> None:
     """Compare two contents; say where they differ first."""
     assert len(found) == len(wanted), (
         f'{what}: {len(found)} bytes instead of {len(wanted)}')

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import json
 import os
@@ -210,7 +211,7 @@ def test_a_lock_of_the_caller_is_used(disk: Disk) -> None:
     taken = []
 
     @contextlib.contextmanager
-    def lock() -> object:  # type: ignore[misc]
+    def lock() -> Iterator[None]:
         taken.append('in')
         yield
         taken.append('out')

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import select
 import shutil
+import signal
 
 import pytest
 
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.lock import VolumeLock
+from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.qemu_img import Image
 from assisted_snapshots.chain.qemu_img import QemuImg
 from assisted_snapshots.chain.qemu_img import Secret
@@ -116,3 +120,39 @@ def test_the_page_cache_is_used_where_there_must_be_one(
     monkeypatch.setattr(os, 'open', refuse)
     tool.convert(BASE, share / 'copy', Format.RAW)
     assert (share / 'copy').stat().st_size == MIB
+
+
+def test_a_running_tool_holds_the_volumes_lock(
+        share: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    log = recorded(tmp_path, monkeypatch)
+    tool = QemuImg(share)
+    with VolumeLock(VolumeFiles(share, 'volume-1')) as lock:
+        tool.held = lock.fileno()
+        tool.create(BASE, MIB)
+    # Its lowest descriptor: the kernel closes a killed process's files in
+    # reverse order, and the images must not be locked longer than this.
+    assert f'0 -> {share / "volume-1.lock"}' in log.read_text()
+
+
+def test_a_running_tool_dies_with_who_started_it(
+        share: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / 'told'
+    os.mkfifo(told)
+    tool = tmp_path / 'bin' / 'qemu-img'
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho $$ > {told}\nexec sleep 1000\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tool.parent}:{os.environ["PATH"]}')
+    parent = os.fork()
+    if parent == 0:
+        try:
+            QemuImg(share).create(BASE, MIB)
+        finally:
+            os._exit(1)
+    running = os.pidfd_open(int(told.read_text()))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert select.select([running], [], [], 60)[0], 'it lives on'
+    os.close(running)
