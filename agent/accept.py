@@ -119,15 +119,23 @@ class Acceptor:
                 if earlier is not None:
                     return earlier
                 raise
-            live = _names(place[2])
-            if earlier is not None and live != request.before and (
-                    earlier.state is State.DONE or live != request.after):
+            if earlier is not None and _names(place[2]) != request.before:
                 return earlier
-            # One that failed only to be made durable is proven again, which
-            # needs the formats of layers that the guest has left.
-            known = {} if earlier is None else earlier.formats
-            return self._new_merge(replace(draft, formats=known), request,
-                                   place)
+            return self._new_merge(
+                replace(draft, formats=self._known_formats(draft, request)),
+                request, place)
+
+    def _known_formats(self, draft: Record,
+                       request: MergeRequest) -> dict[str, str]:
+        """Return formats of layers that the guest may have left already.
+
+        One that failed only to be made durable is proven again, for which
+        they are needed.  Only a base is ever anything but qcow2.
+        """
+        found = self._board.newest(draft.operation)
+        if found is not None and _layers_of(found) == _layers_of(draft):
+            return dict(found.formats)
+        return dict.fromkeys(request.before[1:], 'qcow2')
 
     def _new_merge(self, draft: Record, request: MergeRequest,
                    place: _Place) -> Record:

@@ -198,7 +198,7 @@ class MergeActions:
                 chains=dict(sight.seen.chains), note='flushes')
         running = sight.seen.presence is Presence.ACTIVE
         try:
-            missing = (self._flush_running(task) if running
+            missing = (self._flush_running(task, sight) if running
                        else self._prove_files(record))
         except errors.HypervisorDown:
             raise
@@ -212,9 +212,11 @@ class MergeActions:
                  'on stable storage')
         return AT_ONCE
 
-    def _flush_running(self, task: Task) -> str:
+    def _flush_running(self, task: Task, sight: Sight) -> str:
         record, request = task.record, merge_request(task.record)
-        durability.flush(self._hypervisor, record.uuid,
+        survivor = next(n for n in sight.layers[request.volume_id]
+                        if n.name == request.survivor)
+        durability.flush(self._hypervisor, record.uuid, survivor,
                          lambda: self._pause_briefly(task))
         removed = [n for n in request.merged if n != request.survivor]
         formats = dict(record.formats)

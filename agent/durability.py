@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from typing import TYPE_CHECKING
 
+from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.value import Format
@@ -27,42 +28,52 @@ if TYPE_CHECKING:
     from assisted_snapshots.agent.hypervisor import Hypervisor
 
 
-def unwritten_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of QEMU's nodes that may hold tables in memory.
+def nodes_to_flush(nodes: Iterable[Mapping[str, Any]],
+                   survivor: DiskLayer) -> list[str]:
+    """Return the names of QEMU's nodes that may hold a layer in memory.
 
-    Those are the writable qcow2 nodes: raw has no tables, and a layer was
-    flushed when QEMU made it read-only again.  They are not told apart by
-    file, because QEMU cuts a node's file name off after 4 KiB, which a deep
-    chain exceeds.
+    libvirt names a node after the layer's index; the one that interprets
+    the format flushes the file below it, and raw may have no such node.
+    Where libvirt has other names, every writable qcow2 node will do: a layer
+    was flushed when it became read-only.  Files do not tell nodes apart:
+    QEMU cuts a name off after 4 KiB, which a deep chain exceeds.
     """
+    nodes = list(nodes)
+    names = {str(n['node-name']) for n in nodes}
+    for part in ('format', 'storage'):
+        name = f'libvirt-{survivor.index}-{part}'
+        if name in names:
+            return [name]
     return [str(n['node-name']) for n in nodes
             if n.get('drv') == Format.QCOW2 and not n.get('ro')]
 
 
-def flush(hypervisor: Hypervisor, uuid: str,
+def flush(hypervisor: Hypervisor, uuid: str, survivor: DiskLayer,
           pause_briefly: Callable[[], None]) -> None:
-    """Have QEMU write out what it holds of a guest's images in memory.
+    """Have QEMU write out what it holds of a layer in memory.
 
     :param pause_briefly: what to do where the monitor may not be used: QEMU
         flushes all images when the guest is stopped.
+    :raises LibvirtFailed: QEMU says that it did not work.
     """
     try:
         nodes = hypervisor.monitor(uuid, 'query-named-block-nodes', flat=True)
-        for node in unwritten_nodes(nodes):
-            _flush_node(hypervisor, uuid, node)
+        answers = {name: _flush_node(hypervisor, uuid, name)
+                   for name in nodes_to_flush(nodes, survivor)}
     except errors.LibvirtFailed:
         if hypervisor.is_running(uuid):
             pause_briefly()
+        return
+    for name, answer in answers.items():
+        if answer:
+            raise errors.LibvirtFailed(call=f'flush of {name}', reason=answer)
 
 
-def _flush_node(hypervisor: Hypervisor, uuid: str, node: str) -> None:
-    """Flush one node; whether it worked is read from the file later."""
-    answer = hypervisor.monitor(
+def _flush_node(hypervisor: Hypervisor, uuid: str, node: str) -> str:
+    """Flush one node; returns what QEMU complains about."""
+    return str(hypervisor.monitor(
         uuid, 'human-monitor-command',
-        **{'command-line': f'qemu-io {node} flush'})
-    if answer.strip():
-        raise errors.LibvirtFailed(call=f'flush of {node}',
-                                   reason=answer.strip())
+        **{'command-line': f'qemu-io {node} flush'})).strip()
 
 
 def sync(path: Path) -> None:

@@ -70,6 +70,7 @@ from assisted_snapshots.agent.observe import Sight
 from assisted_snapshots.agent.quiesce import thaw_left_over
 from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.snapshot import SnapshotActions
+from assisted_snapshots.agent.xml import SHUT_OFF
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import Kind
@@ -114,8 +115,8 @@ class Engine:
         with self._lock:
             self._lock.notify_all()
             self._lock.wait_for(
-                lambda: not any(t.busy for t in self._board.tasks()),
-                seconds)
+                lambda: not any(t.busy and not _at_files(t.record)
+                                for t in self._board.tasks()), seconds)
         for _thread in self._threads:
             self._queue.put(None)
 
@@ -290,3 +291,9 @@ class Engine:
             case Do.MERGE_FILES:
                 return HAND_OVER
         return self._merge.wait(task, sight, action)
+
+
+def _at_files(record: Record) -> bool:
+    """Tell whether qemu-img is at work, which may be ended at any time."""
+    return (record.kind is not Kind.CREATE and record.incarnation == SHUT_OFF
+            and record.state is State.RUNNING)

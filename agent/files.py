@@ -53,7 +53,7 @@ def layers_on_disk(disk: Disk) -> tuple[DiskLayer, ...]:
     except (chain_errors.ChainError, ValueError) as e:
         raise errors.NotSupported(
             reason=f'disk {disk.device}: {e}') from e
-    return tuple(DiskLayer(f'{disk.folder}/{n.name}', n.format)
+    return tuple(DiskLayer(f'{disk.folder}/{n.name}', n.format.value)
                  for n in chain.layers)
 
 

@@ -11,6 +11,7 @@ no connection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 KEEPALIVE = (5, 3)
 RECONNECT = (0.1, 1.0)
+_PARTING = 5.0
 OLDEST = 8_000_000
 BROKEN = {9_000_000: ('loses track of block jobs (fixed in 9.1.0)',
                       '9.1.0 or newer; on Debian 12 the backports suite '
@@ -151,7 +153,7 @@ class Hypervisor:
         """Disconnect for good."""
         self._closing.set()
         self._lost.set()
-        self._thread.join()
+        self._thread.join(_PARTING)
 
     def _keep_connected(self) -> None:
         pause, longest = RECONNECT
@@ -303,10 +305,12 @@ class Hypervisor:
                     self._serials.pop(uuid, None)
         with self._guard:
             known = {u for u, s in self._serials.items() if volume_id in s}
-            first_look = not self._serials
-        if first_look or not known:
-            known = self._all()
-        found = [self.domain(uuid) for uuid in sorted(known)]
+        return (self._having(volume_id, known)
+                or self._having(volume_id, self._all()))
+
+    def _having(self, volume_id: str,
+                uuids: Iterable[str]) -> tuple[xml.Domain, ...]:
+        found = [self.domain(uuid) for uuid in sorted(uuids)]
         return tuple(d for d in found if d and d.by_serial(volume_id))
 
     def _all(self) -> set[str]:

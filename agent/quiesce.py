@@ -10,6 +10,7 @@ still frozen.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _RETRY = 0.5
+_PARTING = 2.0
 
 
 class GuardLost(errors.AgentError):
@@ -62,8 +64,9 @@ class Guard:
             process, self._process = self._process, None
         if process is not None and process.stdin and process.stdout:
             process.stdin.close()
-            process.wait()
             process.stdout.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PARTING)  # it may have a guest to thaw
 
     def arm(self, uuid: str, seconds: float) -> None:
         """Have a guest thawed after so many seconds."""
