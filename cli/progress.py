@@ -13,7 +13,6 @@ from typing import Protocol
 from typing import TextIO
 from typing import TYPE_CHECKING
 
-from assisted_snapshots.chain.plan import Method
 from assisted_snapshots.cli.units import duration
 from assisted_snapshots.cli.units import human
 from assisted_snapshots.rpcapi.messages import Condition
@@ -23,8 +22,9 @@ from assisted_snapshots.rpcapi.messages import State
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+    from assisted_snapshots.cli.places import Places
+
 _ORDINARY = (State.ACCEPTED, State.RUNNING, State.DONE)
-_BY_PLACE = (Method.COMMIT, Method.PULL)
 
 
 class Progress(Protocol):
@@ -121,6 +121,7 @@ class Meter:
         self._title = title
         self._quiet = quiet
         self._total = 0
+        self._places: Places | None = None
         self._progress: Progress | None = None
 
     def __enter__(self) -> Meter:
@@ -144,21 +145,25 @@ class Meter:
         """Say how many bytes 100 % stand for."""
         self._total = total
 
+    def follow(self, places: Places) -> None:
+        """Say what lies where, for work that tells only its place."""
+        self._places = places
+        self._total = places.size
+
     def percent(self, done: float) -> None:
         """Show a percentage of what is expected."""
         if self._total:
-            self.update(int(self._total * done / 100), self._total)
+            self._place(int(self._total * done / 100), self._total, '')
 
     def job(self, job: Job) -> None:
-        """Show what the agent says of its job.
+        """Show what the agent says of its job."""
+        self._place(job.done_bytes, job.total_bytes, note_of(job))
 
-        QEMU counts a commit or pull by its place on the disk, holes
-        included; where it is known what will be copied, that is shown.
-        """
-        done, total = job.done_bytes, job.total_bytes
-        if self._total and total and job.method in _BY_PLACE:
-            done, total = self._total * done // total, self._total
-        self.update(done, total, note_of(job))
+    def _place(self, done: int, total: int, note: str) -> None:
+        places = self._places
+        if places is not None and total:
+            done, total = places.below(done), places.total
+        self.update(done, total, note)
 
 
 def note_of(job: Job) -> str:

@@ -10,6 +10,8 @@ import uuid
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.names import VolumeFiles
+from assisted_snapshots.chain.plan import Direction
+from assisted_snapshots.chain.plan import MergePlan
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cli.base import Bytes
@@ -17,6 +19,8 @@ from assisted_snapshots.cli.base import Lister
 from assisted_snapshots.cli.base import sentence
 from assisted_snapshots.cli.base import VolumeCommand
 from assisted_snapshots.cli.exits import Exit
+from assisted_snapshots.cli.places import of_merge
+from assisted_snapshots.cli.progress import Meter
 from assisted_snapshots.cli.units import human
 from assisted_snapshots.cli.units import parse_size
 from assisted_snapshots.cli.view import ChainView
@@ -106,8 +110,8 @@ class Delete(_SnapshotCommand):
             operations = self.session.operations(files, meter,
                                                  bandwidth=rate)
             plan = self.session.plan(files, operations, args.snapshot)
-            meter.expect(plan.copy_bytes)
             attached = self.session.attachment(files) is not None
+            _follow(meter, files, plan, attached)
             operations.delete(args.snapshot)
         self.emit(args, plan_document(plan, args.snapshot, attached),
                   sentence(f'snapshot {args.snapshot} of {files.name} '
@@ -168,6 +172,16 @@ class Revert(_SnapshotCommand):
                   sentence(f'{files.name} has the content of snapshot '
                            f'{args.snapshot} again'))
         return Exit.OK
+
+
+def _follow(meter: Meter, files: VolumeFiles, plan: MergePlan,
+            attached: bool) -> None:
+    """Prepare the display of a merge; qemu-img counts commits right."""
+    meter.expect(plan.copy_bytes)
+    if attached or plan.direction is Direction.UP:
+        places = of_merge(files, plan)
+        if places is not None:
+            meter.follow(places)
 
 
 def _destination(files: VolumeFiles, dest: str) -> Path:

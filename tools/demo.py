@@ -330,8 +330,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     begun = time.monotonic()
-    with laboratory(console, args.keep) as demo:
-        demo.run()
+    try:
+        with laboratory(console, args.keep) as demo:
+            demo.run()
+    except subprocess.CalledProcessError as exc:
+        console.print(f'[bold red]the last command ended with status '
+                      f'{exc.returncode}')
+        return 1
     held = demo.report()
     console.print(f'took {time.monotonic() - begun:.0f} s')
     return 0 if held else 1

@@ -11,6 +11,11 @@ import sys
 
 import pytest
 
+from assisted_snapshots.chain.names import VolumeFiles
+from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.chain.plan import Direction
+from assisted_snapshots.cli.places import of_merge
+from assisted_snapshots.cli.places import Places
 from assisted_snapshots.cli.progress import Meter
 from assisted_snapshots.cli.progress import note_of
 from assisted_snapshots.cli.units import duration
@@ -71,16 +76,41 @@ def test_percentages_need_an_expectation() -> None:
     assert out.getvalue().startswith('x:  50 % 2.0 MiB of 4.0 MiB\n')
 
 
-@pytest.mark.parametrize(('method', 'shown'), [
-    ('commit', '4.0 MiB of 8.0 MiB'), ('pull', '4.0 MiB of 8.0 MiB'),
-    ('active-commit', '512.0 MiB of 1.0 GiB')])
-def test_holes_are_not_called_copied(method: str, shown: str) -> None:
+def test_holes_are_not_called_copied() -> None:
     out = io.StringIO()
     with Meter(out, 'x', bar=False) as meter:
-        meter.expect(8 * MIB)
-        meter.job(job(method=method, done_bytes=512 * MIB,
-                      total_bytes=1024 * MIB))
-    assert out.getvalue().startswith(f'x:  50 % {shown}\n')
+        meter.follow(Places([(512 * MIB, 4 * MIB), (0, 4 * MIB)],
+                            1024 * MIB))
+        meter.job(job(done_bytes=514 * MIB, total_bytes=1024 * MIB))
+        meter.percent(100)
+    assert out.getvalue().splitlines()[:2] == [
+        'x:  70 % 6.0 MiB of 8.0 MiB', 'x: 100 % 8.0 MiB of 8.0 MiB']
+
+
+@pytest.mark.parametrize(('place', 'copied'), [
+    (0, 0), (99, 0), (100, 0), (101, 1), (110, 10), (150, 10), (205, 15),
+    (1000, 20)])
+def test_places(place: int, copied: int) -> None:
+    assert Places([(200, 10), (100, 10)], 1000).below(place) == copied
+    assert Places([], 1000).below(place) == 0
+
+
+@pytest.mark.parametrize(('snapshot', 'sizes'), [
+    ('a', [(MIB, MIB)]), ('b', [(2 * MIB, MIB)]), ('c', None)])
+def test_places_of_a_merge(chain: Share, snapshot: str,
+                           sizes: list[tuple[int, int]] | None) -> None:
+    files = VolumeFiles(chain.folder, 'volume-1')
+    plan = Operations(files).plan(snapshot)
+    places = of_merge(files, plan)
+    if plan.direction is Direction.UP:
+        sizes = [(plan.before.index(n) * MIB, MIB) for n in plan.removed]
+    if sizes is None:
+        assert places is None
+    else:
+        assert places is not None
+        assert (places.total, places.size) == (MIB, 8 * MIB)
+        assert places.below(sizes[0][0]) == 0
+        assert places.below(sum(sizes[0])) == MIB
 
 
 def test_nothing_is_shown_where_nothing_is_copied_or_quiet() -> None:
