@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs in the journal of an agent that is not running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import time
+
+from assisted_snapshots.agent.journal import Journal
+from assisted_snapshots.agent.record import Record
+from assisted_snapshots.rpcapi.messages import Kind
+from assisted_snapshots.rpcapi.messages import MergeRequest
+from assisted_snapshots.rpcapi.messages import State
+from tests.functional.lab.agent import Agent
+
+
+def merge_job(name: str, state: State, report: bool = False) -> Record:
+    """A merge of a volume that no guest has."""
+    volume = f'v-{name}'
+    request = MergeRequest(Kind.DELETE, volume, f's-{name}', ('a', 'b'),
+                           ('a', 'b'), 'a', report=report)
+    return Record(id=name, request=request, uuid='', domain='guest',
+                  device='vda', folders={volume: '/nowhere'},
+                  before={volume: ('a', 'b')}, state=state, revision=1,
+                  updated=time.time())
+
+
+def plant(agent: Agent, *records: Record) -> None:
+    """Write jobs into the journal."""
+    journal = Journal(Path(str(agent.options['state_dir'])))
+    for record in records:
+        journal.put(record)
+    journal.close()
+
+
+def unsent(agent: Agent) -> list[str]:
+    """Jobs whose report nobody has acknowledged."""
+    journal = Journal(Path(str(agent.options['state_dir'])))
+    found = [report.job.id for report in journal.pending_reports()]
+    journal.close()
+    return found
