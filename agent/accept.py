@@ -15,9 +15,9 @@ import threading
 import uuid
 
 from assisted_snapshots.agent import preflight
-from assisted_snapshots.agent.actions import method
-from assisted_snapshots.agent.actions import Tools
 from assisted_snapshots.agent.record import Record
+from assisted_snapshots.agent.tools import method
+from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.agent.xml import Disk
 from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.agent.xml import Domain

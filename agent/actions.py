@@ -8,88 +8,41 @@ and never judge its own success: the next look does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 import logging
 from pathlib import Path
-import threading
 import time
 
 from assisted_snapshots.agent import convergence
 from assisted_snapshots.agent import durability
-from assisted_snapshots.agent import files
-from assisted_snapshots.agent import xml
-from assisted_snapshots.agent.board import Board
 from assisted_snapshots.agent.board import Task
 from assisted_snapshots.agent.decide import Action
 from assisted_snapshots.agent.decide import Presence
+from assisted_snapshots.agent.detached import FileActions
 from assisted_snapshots.agent.hypervisor import BlockJob
-from assisted_snapshots.agent.hypervisor import Hypervisor
 from assisted_snapshots.agent.observe import Sight
-from assisted_snapshots.agent.quiesce import Guard
 from assisted_snapshots.agent.record import Record
-from assisted_snapshots.agent.settings import AgentSettings
+from assisted_snapshots.agent.tools import AT_ONCE
+from assisted_snapshots.agent.tools import CRAWL
+from assisted_snapshots.agent.tools import fail
+from assisted_snapshots.agent.tools import HAND_OVER
+from assisted_snapshots.agent.tools import LATER
+from assisted_snapshots.agent.tools import merge_request
+from assisted_snapshots.agent.tools import SOON
+from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import Condition
-from assisted_snapshots.rpcapi.messages import MergeRequest
 from assisted_snapshots.rpcapi.messages import State
 
 LOG = logging.getLogger(__name__)
-
-AT_ONCE = 0.0
-SOON = 0.2
-LATER = 3600.0
-#: Not a time: the files are to be merged, in a thread of its own.
-HAND_OVER = -1.0
-#: What stands for "paused": libvirt cannot pause a block job.
-CRAWL = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What actions work with.
-
-    :ivar settings: returns the settings in force.
-    :ivar stopping: set when the agent is being stopped.
-    """
-
-    board: Board
-    hypervisor: Hypervisor
-    guard: Guard
-    settings: Callable[[], AgentSettings]
-    stopping: threading.Event
-
-
-def merge_request(record: Record) -> MergeRequest:
-    """Return the request of a merge job."""
-    if not isinstance(record.request, MergeRequest):
-        raise TypeError(record.kind)
-    return record.request
-
-
-def method(request: MergeRequest) -> str:
-    """Return QEMU's name of the block operation."""
-    if not request.down:
-        return 'pull'
-    return 'active-commit' if request.includes_active else 'commit'
-
-
-def fail(tools: Tools, task: Task, error: errors.AgentError,
-         **changes: bool) -> float:
-    """End a job as failed."""
-    LOG.warning('job %s failed: %s', task.record.id, error)
-    tools.board.amend(task.record.id, state=State.FAILED,
-                      condition=Condition.OK, error_code=error.code,
-                      error=str(error), note='', **changes)
-    return AT_ONCE
 
 
 class MergeActions:
     """The actions of a merge."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, detached: FileActions) -> None:
         self._tools = tools
+        self._files = detached
         self._board = tools.board
         self._hypervisor = tools.hypervisor
 
@@ -199,7 +152,7 @@ class MergeActions:
         running = sight.seen.presence is Presence.ACTIVE
         try:
             missing = (self._flush_running(task, sight) if running
-                       else self._prove_files(record))
+                       else self._files.missing(record))
         except errors.HypervisorDown:
             raise
         except (errors.AgentError, chain_errors.ChainError, OSError) as e:
@@ -229,22 +182,6 @@ class MergeActions:
         self._hypervisor.pause_briefly(task.record.uuid)
         self._board.amend(task.record.id, suspended=False)
 
-    def _prove_files(self, record: Record) -> str:
-        """Prove a merge whose QEMU is gone; returns what is missing."""
-        request = merge_request(record)
-        if files.unlinked(record):
-            durability.sync(Path(record.folder, request.survivor))
-            return ''
-        try:
-            files.detached_merge(record, self._secret(record)).prove()
-        except chain_errors.NotProven as e:
-            return str(e)
-        return ''
-
-    def _secret(self, record: Record) -> bytes | None:
-        return (self._hypervisor.secret(record.secret) if record.secret
-                else None)
-
     def _not_durable(self, task: Task, sight: Sight, missing: str) -> float:
         task.flushes += 1
         attempts = self._tools.settings().flush_attempts
@@ -259,54 +196,6 @@ class MergeActions:
         return fail(self._tools, task, errors.NotDurable(
             volume_id=task.record.volumes[0], attempts=attempts,
             reason=missing))
-
-    def merge_files(self, task: Task) -> float:
-        """Merge the layers of a guest that is shut off; takes its time."""
-        record = self._board.amend(
-            task.record.id, state=State.RUNNING, incarnation=xml.SHUT_OFF,
-            started=True, condition=Condition.OK,
-            attempts=task.record.attempts + 1,
-            total_bytes=files.cost(task.record), done_bytes=0,
-            note='qemu-img works on the files of the guest, which is off')
-        try:
-            secret = self._secret(record)
-            work = files.detached_merge(
-                record, secret, lambda percent: self._percent(record, percent))
-            work.copy()
-            work.prove()
-            work.repoint()
-            self._redefine(record)
-        except (chain_errors.ChainError, errors.LibvirtFailed, OSError) as e:
-            domain = self._hypervisor.domain(record.uuid)
-            if domain is None or domain.id:
-                return SOON  # it was started, or is gone: look again
-            return fail(self._tools, task, errors.BlockJobFailed(
-                method='the merge', device=record.device,
-                domain=record.domain, reason=e))
-        return AT_ONCE
-
-    def _percent(self, record: Record, percent: float) -> None:
-        self._board.remark(record.id, done_bytes=int(
-            record.total_bytes * percent / 100))
-
-    def _redefine(self, record: Record) -> None:
-        """Let the persistent definition name what the guest now has."""
-        request = merge_request(record)
-        active = request.after[-1]
-        old = self._hypervisor.definition(record.uuid)
-        new = xml.with_source(old, record.device,
-                              f'{record.folder}/{active}',
-                              record.formats[active])
-        domain = self._hypervisor.domain(record.uuid)
-        if domain is None or domain.id:
-            return
-        self._hypervisor.define(new)
-        domain = self._hypervisor.domain(record.uuid)
-        if domain is not None and domain.id:
-            running = domain.by_serial(request.volume_id)
-            if running and running[0].active.name != active:
-                # Started in between, on the layers as they were.
-                self._hypervisor.define(old)
 
     def wait(self, task: Task, sight: Sight, action: Action) -> float:
         """Do nothing but take note of how things are."""

@@ -19,17 +19,17 @@ import time
 
 from assisted_snapshots.agent import preflight
 from assisted_snapshots.agent.accept import Acceptor
-from assisted_snapshots.agent.actions import Tools
 from assisted_snapshots.agent.board import Board
+from assisted_snapshots.agent.connection import Event
+from assisted_snapshots.agent.connection import text_version
 from assisted_snapshots.agent.engine import Engine
-from assisted_snapshots.agent.hypervisor import Event
 from assisted_snapshots.agent.hypervisor import Hypervisor
-from assisted_snapshots.agent.hypervisor import text_version
 from assisted_snapshots.agent.journal import Journal
 from assisted_snapshots.agent.quiesce import Guard
 from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.settings import AgentSettings
 from assisted_snapshots.agent.settings import MUTABLE
+from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.agent.xml import SHUT_OFF
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import AgentInfo

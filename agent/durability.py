@@ -4,7 +4,8 @@
 QEMU reports a block job as completed while cluster tables are still in its
 memory: killed then, it loses what was copied.  So the survivor is flushed
 through QEMU, synced by the host, and its tables are read from the file: all
-data of the layers that will go must be mapped there.  QEMU's monitor does
+data of the layers that will go must be mapped there, and their zeroes as well
+where a layer below would show through.  QEMU's monitor does
 not tell reliably whether a flush worked; the file does.
 """
 
@@ -95,13 +96,16 @@ def unproven(folder: Path, survivor: str, removed: Iterable[str],
     sync(folder / survivor)
     if formats.get(survivor) == Format.RAW:
         return ''
+    below = qcow2.read_header(folder / survivor).backing is not None
     for name in removed:
         path = folder / name
         if name not in formats or not os.path.lexists(path):
             continue
-        data = (qcow2.raw_data_ranges(path) if formats[name] == Format.RAW
-                else qcow2.data_ranges(path))
-        gap = next(qcow2.gaps(qcow2.mapped(folder / survivor), data), None)
+        if formats[name] == Format.RAW:
+            held = qcow2.raw_data_ranges(path)
+        else:
+            held = qcow2.held(path, over_layers=below)
+        gap = next(qcow2.gaps(qcow2.mapped(folder / survivor), held), None)
         if gap is not None:
             return (f'{gap[1]} bytes at {gap[0]} of {name} are not mapped '
                     f'in {survivor}')

@@ -56,20 +56,21 @@ import threading
 import time
 
 from assisted_snapshots.agent import decide
-from assisted_snapshots.agent.actions import AT_ONCE
-from assisted_snapshots.agent.actions import fail
-from assisted_snapshots.agent.actions import HAND_OVER
-from assisted_snapshots.agent.actions import LATER
 from assisted_snapshots.agent.actions import MergeActions
-from assisted_snapshots.agent.actions import Tools
 from assisted_snapshots.agent.board import Task
+from assisted_snapshots.agent.connection import Event
 from assisted_snapshots.agent.decide import Do
-from assisted_snapshots.agent.hypervisor import Event
+from assisted_snapshots.agent.detached import FileActions
 from assisted_snapshots.agent.observe import Observer
 from assisted_snapshots.agent.observe import Sight
 from assisted_snapshots.agent.quiesce import thaw_left_over
 from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.snapshot import SnapshotActions
+from assisted_snapshots.agent.tools import AT_ONCE
+from assisted_snapshots.agent.tools import fail
+from assisted_snapshots.agent.tools import HAND_OVER
+from assisted_snapshots.agent.tools import LATER
+from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.agent.xml import SHUT_OFF
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import Condition
@@ -91,7 +92,8 @@ class Engine:
         self._tools = tools
         self._board = tools.board
         self._observer = Observer(tools.hypervisor)
-        self._merge = MergeActions(tools)
+        self._files = FileActions(tools)
+        self._merge = MergeActions(tools, self._files)
         self._snapshot = SnapshotActions(tools)
         self._left_frozen = self._board.left_frozen()
         self._lock = threading.Condition()
@@ -170,7 +172,7 @@ class Engine:
 
     def _work_long(self, task: Task) -> None:
         """Merge files; it would keep a worker for too long."""
-        self._release(task, self._guarded(task, self._merge.merge_files))
+        self._release(task, self._guarded(task, self._files.merge))
 
     def _release(self, task: Task, delay: float) -> None:
         """Take a task back from its worker."""

@@ -14,15 +14,15 @@ import logging
 
 from assisted_snapshots.agent import preflight
 from assisted_snapshots.agent import xml
-from assisted_snapshots.agent.actions import AT_ONCE
-from assisted_snapshots.agent.actions import fail
-from assisted_snapshots.agent.actions import SOON
-from assisted_snapshots.agent.actions import Tools
 from assisted_snapshots.agent.board import Task
 from assisted_snapshots.agent.decide import Action
 from assisted_snapshots.agent.observe import Sight
 from assisted_snapshots.agent.quiesce import Freeze
 from assisted_snapshots.agent.record import Record
+from assisted_snapshots.agent.tools import AT_ONCE
+from assisted_snapshots.agent.tools import fail
+from assisted_snapshots.agent.tools import SOON
+from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import Consistency
