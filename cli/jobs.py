@@ -176,7 +176,7 @@ def lines(job: Job) -> Iterator[picture.Line]:
         'guest': job.domain,
         'state': ', '.join(filter(None, (str(job.state), note_of(job)))),
         'method': job.method,
-        'copied': f'{human(job.done_bytes)} of {human(job.total_bytes)}',
+        'progress': f'{human(job.done_bytes)} of {human(job.total_bytes)}',
         'limit': f'{human(job.bandwidth)}/s' if job.bandwidth else '',
         'content': job.consistency,
         'took': duration(max(0.0, job.updated - job.created)),

@@ -20,8 +20,6 @@ from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import State
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
-
     from assisted_snapshots.cli.places import Places
 
 _ORDINARY = (State.ACCEPTED, State.RUNNING, State.DONE)
@@ -40,10 +38,10 @@ class Progress(Protocol):
 class Lines:
     """A line for every tenth done, and for every new note."""
 
-    def __init__(self, stream: TextIO, title: str) -> None:
+    def __init__(self, stream: TextIO, title: str, began: float) -> None:
         self._stream = stream
         self._title = title
-        self._began = time.monotonic()
+        self._began = began
         self._shown: tuple[int, str] = (0, '')
         self._done = 0
 
@@ -69,54 +67,13 @@ class Lines:
         print(f'{self._title}: {text}', file=self._stream, flush=True)
 
 
-class Bar:
-    """A live bar with bytes, rate and time."""
-
-    def __init__(self, stream: TextIO, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn
-        from rich.progress import Progress
-        from rich.progress import TextColumn
-        from rich.progress import TimeElapsedColumn
-        columns: list[ProgressColumn] = [
-            TextColumn('{task.description}', markup=False),
-            BarColumn(bar_width=28), TextColumn('{task.fields[amount]}'),
-            TextColumn('{task.fields[rate]}', style='cyan'),
-            TimeElapsedColumn(),
-            TextColumn('{task.fields[note]}', style='dim', markup=False)]
-        self._bar = Progress(*columns, console=Console(file=stream),
-                             refresh_per_second=12)
-        self._bar.start()
-        self._began = time.monotonic()
-        self._task = self._bar.add_task(title, total=None, amount='',
-                                        rate='', note='')
-        self._last = (0, 0)
-
-    def update(self, done: int, total: int, note: str = '') -> None:
-        """Move the bar."""
-        self._last = (done, total)
-        took = max(time.monotonic() - self._began, 1e-6)
-        self._bar.update(
-            self._task, completed=done, total=total or None, note=note,
-            amount=f'{human(done)} / {human(total)}' if total else '',
-            rate=f'{human(done / took)}/s' if done else '')
-
-    def close(self, ok: bool) -> None:
-        """Leave the bar as it ended."""
-        done, total = self._last
-        if ok:
-            end = max(done, total, 1)
-            self._bar.update(self._task, completed=end, total=end,
-                             note='done')
-        self._bar.stop()
-
-
 class Meter:
     """Progress of one command, shown once there is something to show."""
 
     def __init__(self, stream: TextIO, title: str, *, bar: bool,
                  quiet: bool = False) -> None:
-        self._make = Bar if bar else Lines
+        self._bar = bar
+        self._began = time.monotonic()
         self._stream = stream
         self._title = title
         self._quiet = quiet
@@ -138,8 +95,14 @@ class Meter:
         if self._quiet:
             return
         if self._progress is None:
-            self._progress = self._make(self._stream, self._title)
+            self._progress = self._make()
         self._progress.update(done, total, note)
+
+    def _make(self) -> Progress:
+        if not self._bar:
+            return Lines(self._stream, self._title, self._began)
+        from assisted_snapshots.cli.bar import Bar
+        return Bar(self._stream, self._title, self._began)
 
     def expect(self, total: int) -> None:
         """Say how many bytes 100 % stand for."""

@@ -102,7 +102,7 @@ def test_show(run: Run, agent: Make) -> None:
     assert document['done_bytes'] == MIB
     text = run('job', 'show', 'j1').out
     assert 'does     delete of s1\n' in text
-    assert 'copied   1.0 MiB of 4.0 MiB\n' in text
+    assert 'progress 1.0 MiB of 4.0 MiB\n' in text
     assert 'took     2.50 s\n' in text
     assert 'error    it broke\n' in text
 

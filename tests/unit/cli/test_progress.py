@@ -14,6 +14,7 @@ import pytest
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.plan import Direction
+from assisted_snapshots.cli.bar import shorten
 from assisted_snapshots.cli.places import of_merge
 from assisted_snapshots.cli.places import Places
 from assisted_snapshots.cli.progress import Meter
@@ -127,8 +128,14 @@ def test_a_bar_ends_full_with_bytes_and_rate() -> None:
     with Meter(out, 'delete [s1]', bar=True) as meter:
         meter.update(MIB, 2 * MIB, 'pivoting')
     assert 'delete [s1]' in out.getvalue()
-    assert '1.0 MiB / 2.0 MiB' in out.getvalue()
+    assert '2.0 MiB / 2.0 MiB' in out.getvalue()
     assert '/s' in out.getvalue()
+
+
+def test_long_ids_leave_room_for_the_bar() -> None:
+    assert shorten('delete 3b1f8a52-7c7e-4a1e-9f3e-0a4f2d1c5b6e') == (
+        'delete 3b1f8a52…')
+    assert shorten('revert to before-reboot') == 'revert to before-reboot'
 
 
 @pytest.mark.parametrize(('found', 'note'), [
