@@ -61,14 +61,13 @@ def carry_on_clone(volume: Volume, operation: Operation) -> None:
     source = image(volume.files, str(operation.details['source']),
                    volume.formats())
     aside = target.with_name(target.name + '.tmp')
-    volume.step('copy')
-    aside.unlink(missing_ok=True)
-    volume.tool.convert(source, aside.absolute(), form)
     made = Image(aside.name, form, 0, source.encrypted)
-    if operation.details['resize']:
-        volume.step('resize')
-        volume.tool.resize(made, int(operation.details['size']),
-                           aside.absolute())
+    try:
+        _write(volume, operation, source, aside, made)
+    except errors.ImageToolFailed:
+        aside.unlink(missing_ok=True)
+        resume_clone(volume, operation)
+        raise
     volume.step('flush')
     fd = os.open(aside, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -81,6 +80,18 @@ def carry_on_clone(volume: Volume, operation: Operation) -> None:
     aside.rename(target)
     sync_folder(target.parent)
     volume.drop()
+
+
+def _write(volume: Volume, operation: Operation, source: Image, aside: Path,
+           made: Image) -> None:
+    """Write a clone under its temporary name."""
+    volume.step('copy')
+    aside.unlink(missing_ok=True)
+    volume.tool.convert(source, aside.absolute(), made.format)
+    if operation.details['resize']:
+        volume.step('resize')
+        volume.tool.resize(made, int(operation.details['size']),
+                           aside.absolute())
 
 
 def resume_clone(volume: Volume, operation: Operation) -> None:
@@ -105,7 +116,8 @@ def begin_extend(volume: Volume, size: int,
     if size == state.chain.virtual_size:
         return None
     operation = Operation('extend', volume.files.name, 'resize', False, {
-        'file': state.chain.active.name, 'size': size})
+        'file': state.chain.active.name, 'size': size,
+        'from': state.chain.virtual_size})
     volume.begin(operation, state)
     return operation
 
@@ -116,7 +128,12 @@ def carry_on_extend(volume: Volume, operation: Operation) -> None:
     volume.check_closed(name)
     active = image(volume.files, name, volume.formats())
     volume.step('resize')
-    volume.tool.resize(active, int(operation.details['size']))
+    try:
+        volume.tool.resize(active, int(operation.details['size']))
+    except errors.ImageToolFailed:
+        if volume.state().chain.virtual_size == operation.details['from']:
+            volume.drop()
+        raise
     if active.format is Format.QCOW2:
         volume.step('check the layer')
         volume.tool.mend(active)

@@ -93,8 +93,7 @@ def carry_on(volume: Volume, operation: Operation, *,
         if not operation.attached:
             for name in (plan.before[-1], plan.after[-1]):
                 volume.check_closed(name)
-            work.copy()
-            work.prove()
+            _on_files(volume, operation, plan, work)
         operation = volume.advance(operation, 'settle')
     work.repoint()
     volume.step('write .info')
@@ -102,6 +101,17 @@ def carry_on(volume: Volume, operation: Operation, *,
     for name in plan.removed:
         volume.remove(volume.files.path(name))
     volume.finish()
+
+
+def _on_files(volume: Volume, operation: Operation, plan: MergePlan,
+              work: Merge) -> None:
+    """Merge with qemu-img."""
+    try:
+        work.copy()
+        work.prove()
+    except errors.ImageToolFailed:
+        _undo_if_nothing_is_lost(volume, operation, plan, None)
+        raise
 
 
 def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
@@ -124,10 +134,8 @@ def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
         live = volume.ask()
         if resumed and live is None and _may_repeat(volume, plan, work, exc):
             return _take_over(volume, operation)
-        if live in (None, plan.before) and (
-                plan.direction is Direction.UP
-                or _untouched(volume, operation, plan)):
-            _undo(volume, plan, live)
+        if live in (None, plan.before):
+            _undo_if_nothing_is_lost(volume, operation, plan, live)
         raise
     live = volume.ask()
     if live not in (None, plan.after):
@@ -136,8 +144,16 @@ def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
     return operation
 
 
-def _undo(volume: Volume, plan: MergePlan, live: Names | None) -> None:
-    """Drop a merge that has changed nothing; else leave it to be repeated."""
+def _undo_if_nothing_is_lost(volume: Volume, operation: Operation,
+                             plan: MergePlan, live: Names | None) -> None:
+    """Drop a merge that has failed; else leave it to be repeated.
+
+    A copy upwards repeats what shows already; one downwards may have cost
+    the snapshot that is being deleted its content.
+    """
+    if plan.direction is Direction.DOWN \
+            and not _untouched(volume, operation, plan):
+        return
     try:
         state = volume.state()
     except errors.OperationInFlight:

@@ -43,9 +43,13 @@ def carry_on_create(volume: Volume, operation: Operation) -> str:
     new = _New(volume, operation)
     if operation.step == 'overlay':
         volume.step('make the overlay')
-        volume.make_overlay(new.file, new.before[-1],
-                            int(operation.details['size']),
-                            like=new.before[-1])
+        try:
+            volume.make_overlay(new.file, new.before[-1],
+                                int(operation.details['size']),
+                                like=new.before[-1])
+        except errors.ImageToolFailed:
+            new.undo()
+            raise
         operation = volume.advance(
             operation, 'switch' if operation.attached else 'settle')
     if operation.step == 'switch':
@@ -163,8 +167,12 @@ def carry_on_revert(volume: Volume, operation: Operation) -> None:
     aside = path.with_name(name + '.tmp')
     below = str(operation.details['below'])
     volume.step('make the overlay')
-    volume.make_overlay(aside.name, below, int(operation.details['size']),
-                        like=name)
+    try:
+        volume.make_overlay(aside.name, below,
+                            int(operation.details['size']), like=name)
+    except errors.ImageToolFailed:
+        resume_revert(volume, operation)
+        raise
     volume.step('put it in place')
     aside.rename(path)
     sync_folder(path.parent)

@@ -207,6 +207,44 @@ def test_no_space(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert snapshot(disk) == before
 
 
+@pytest.mark.parametrize('command, act', [
+    ('create', lambda ops, _: ops.create('s4')),
+    ('create', lambda ops, _: ops.revert('s3')),
+    ('commit', lambda ops, _: ops.delete('s3')),
+    ('rebase', lambda ops, _: ops.delete('s2')),
+    ('resize', lambda ops, _: ops.extend(4 * MIB)),
+    ('convert', lambda ops, folder: ops.clone('s1', folder / 'volume-2')),
+    ('resize', lambda ops, folder: ops.clone(
+        's1', folder / 'volume-2', Format.RAW, 2 * MIB)),
+])
+def test_a_failure_that_cost_nothing_leaves_nothing(
+        disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        command: str, act: Callable[[Operations, Path], object]) -> None:
+    disk.write((MIB, 12 * CLUSTER, 8), (0, 12 * CLUSTER, 8))
+    disk.operations().revert('s3')
+    disk.now[:] = disk.snapshots['s3']
+    disk.write((0, CLUSTER, 9))
+    refuse(command, tmp_path, monkeypatch)
+    with pytest.raises(errors.ImageToolFailed, match='refused'):
+        act(disk.operations(), disk.files.folder)
+    monkeypatch.undo()
+    assert disk.operations().recover() == []
+    disk.verify()
+    assert disk.operations().state().snapshots.keys() == {'s1', 's2', 's3'}
+
+
+def refuse(command: str, folder: Path,
+           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a qemu-img first that fails at one command."""
+    script = folder / 'bin' / 'qemu-img'
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\n[ $1 != {command} ] || {{ echo refused >&2; exit 1; }}\n'
+        f'exec {shutil.which("qemu-img")} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{script.parent}:{os.environ["PATH"]}')
+
+
 def test_a_lock_of_the_caller_is_used(disk: Disk) -> None:
     taken = []
 
