@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
+import threading
 import uuid
 
 import pytest
@@ -130,19 +131,22 @@ def test_guest_side_survives_agent_and_broker(
     client = agent.client(timeout=3)
     seen: list[Job] = []
 
-    def crash() -> None:
+    def speed_up() -> bool:
+        with contextlib.suppress(errors.PeerSilent, errors.BrokerUnreachable):
+            return client.set_bandwidth(seen[-1].id, 0).bandwidth == 0
+        return False
+
+    def make_trouble() -> None:
         agent.kill()
         agent.start()
-
-    def speed_up() -> None:
-        with contextlib.suppress(errors.JobState):
-            client.set_bandwidth(seen[-1].id, 0)
-    trouble = iter((crash, rabbit.restart, speed_up))
+        rabbit.restart()
+        waiting.until(speed_up, 'an agent that answers')
+    trouble = threading.Thread(target=make_trouble)
 
     def progress(job: Job) -> None:
         seen.append(job)
-        if job.state is State.RUNNING:
-            next(trouble, lambda: None)()
+        if job.state is State.RUNNING and trouble.ident is None:
+            trouble.start()
     side = AgentGuest(client, progress=progress, patience=60)
     request = house.snapshot()
     done(lambda: client.create_snapshot(request))
@@ -152,7 +156,7 @@ def test_guest_side_survives_agent_and_broker(
                merge.merged, merge.survivor)
     assert house.chain == merge.after
     assert seen[-1].state is State.DONE
-    assert next(trouble, speed_up) is speed_up
+    trouble.join()
 
 
 def test_reload_changes_the_limit_of_the_next_merge(
