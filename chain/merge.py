@@ -106,7 +106,8 @@ class Merge:
     def repoint(self) -> None:
         """Let the child lie on the survivor; see that it does."""
         plan = self._plan
-        if plan.child and self._backing(plan.child) != plan.survivor:
+        if plan.child and self._lies_on(plan.child, plan.merged[-1],
+                                        plan.survivor) != plan.survivor:
             self._step('re-point the child')
             self._point(plan.child, plan.survivor)
         self.verify()
@@ -143,16 +144,11 @@ class Merge:
         else:
             changed, before = plan.survivor, plan.merged[-2]
             after = plan.new_backing
-        if changed is not None:
-            found = self._backing(changed)
-            if found not in (before, after):
-                raise errors.Disagreement(
-                    volume=plan.volume,
-                    reason=f'{changed} lies on {found}, planned was '
-                           f'{before}')
-            if found != before:
-                self._step('point back')
-                self._point(changed, before)
+        if plan.child:
+            self._lies_on(plan.child, plan.merged[-1], plan.survivor)
+        if changed and self._lies_on(changed, before, after) != before:
+            self._step('point back')
+            self._point(changed, before)
         top = plan.merged[-1]
         expected = plan.before[:plan.before.index(top) + 1]
         if (found_names := self._names(top)) != expected:
@@ -187,9 +183,13 @@ class Merge:
         sync_file(self._files.path(name))
 
     def _missing(self, name: str) -> bool:
-        """Tell whether a removed layer has data that are not mapped."""
+        """Tell whether a removed layer holds what the survivor does not."""
         survivor = self._files.path(self._plan.survivor)
-        return not qcow2.covers(qcow2.mapped(survivor), self._data(name))
+        held = (self._data(name) if self._plan.formats[name] is Format.RAW
+                else qcow2.held(
+                    self._files.path(name),
+                    over_layers=self._plan.new_backing is not None))
+        return not qcow2.covers(qcow2.mapped(survivor), held)
 
     def _data(self, name: str) -> Iterable[qcow2.Range]:
         path = self._files.path(name)
@@ -210,8 +210,14 @@ class Merge:
         return self._tool.same(over, survivor,
                                over=(below, plan.formats[below]))
 
-    def _backing(self, name: str) -> str | None:
-        return qcow2.read_header(self._files.path(name)).backing
+    def _lies_on(self, name: str, *possible: str | None) -> str | None:
+        """Return what a layer lies on, which must be one of these."""
+        found = qcow2.read_header(self._files.path(name)).backing
+        if found not in possible:
+            raise errors.Disagreement(
+                volume=self._plan.volume,
+                reason=f'{name} lies on {found}, planned was {possible[0]}')
+        return found
 
     def _names(self, top: str) -> tuple[str, ...]:
         return read_layers(self._files, top, self._plan.formats).names

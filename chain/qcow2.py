@@ -25,8 +25,8 @@ from assisted_snapshots.chain.header import parse_header
 from assisted_snapshots.chain.header import read_at
 from assisted_snapshots.chain.header import read_header
 
-__all__ = ['Header', 'Range', 'covers', 'data_ranges', 'gaps', 'mapped',
-           'raw_data_ranges', 'read_header']
+__all__ = ['Header', 'Range', 'covers', 'data_ranges', 'gaps', 'held',
+           'mapped', 'raw_data_ranges', 'read_header']
 
 #: Start and length in bytes of a part of the guest's disk.
 Range = tuple[int, int]
@@ -62,6 +62,15 @@ def mapped(path: str | Path) -> Iterator[Range]:
 def data_ranges(path: str | Path) -> Iterator[Range]:
     """Yield what a qcow2 file holds as data; see :func:`mapped`."""
     return _joined(path, _Kind.DATA)
+
+
+def held(path: str | Path, *, over_layers: bool) -> Iterator[Range]:
+    """Yield what has to be mapped elsewhere before a qcow2 file may go.
+
+    Zeroes count where there are layers below, which would show through;
+    where there are none, what nobody maps is zero.
+    """
+    return mapped(path) if over_layers else data_ranges(path)
 
 
 def raw_data_ranges(path: str | Path) -> Iterator[Range]:
