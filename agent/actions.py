@@ -104,8 +104,9 @@ class MergeActions:
         if task.track is None:
             return
         record, settings = task.record, self._tools.settings()
-        found = convergence.judge(task.track, settings.stall_window,
-                                  settings.convergence_window)
+        slack = convergence.slack(record.bandwidth)
+        found = convergence.judge(task.track, settings.stall_window + slack,
+                                  settings.convergence_window + slack)
         if found.condition is Condition.NOT_CONVERGING and record.bandwidth \
                 and settings.raise_bandwidth:
             self._hypervisor.set_speed(record.uuid, record.device, 0)

@@ -95,7 +95,7 @@ class Board:
         """Take in an accepted job."""
         now = time.time()
         record = replace(record, created=now, updated=now,
-                         revision=int(now * 1000))
+                         revision=int(now * 1e6))
         with self._changed:
             self._journal.put(record)
             self._tasks[record.id] = task = Task(record)
@@ -115,7 +115,7 @@ class Board:
             record = replace(
                 task.record, **changes, updated=time.time(),
                 revision=max(task.record.revision + 1,
-                             int(time.time() * 1000)))
+                             int(time.time() * 1e6)))
             if not PASSING.issuperset(changes):
                 self._journal.put(record)
             task.record = record

@@ -13,6 +13,9 @@ from dataclasses import replace
 
 from assisted_snapshots.rpcapi.messages import Condition
 
+#: What QEMU's mirror has in flight at the most, in bytes.
+QEMU_BUFFER = 16 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -34,24 +37,22 @@ class Track:
 
     :ivar last: the newest sample.
     :ivar moved_at: when the job was last seen to have copied something.
-    :ivar least: the smallest remainder so far.
-    :ivar least_at: when it was first seen.
+    :ivar least: the first sample with the smallest remainder so far.
     """
 
     last: Sample
     moved_at: float
-    least: int
-    least_at: float
+    least: Sample
 
 
 def follow(track: Track | None, sample: Sample) -> Track:
     """Return the track with one more sample; None begins a new one."""
     if track is None:
-        return Track(sample, sample.at, sample.remaining, sample.at)
+        return Track(sample, sample.at, sample)
     if sample.done != track.last.done:
         track = replace(track, moved_at=sample.at)
-    if sample.remaining < track.least:
-        track = replace(track, least=sample.remaining, least_at=sample.at)
+    if sample.remaining < track.least.remaining:
+        track = replace(track, least=sample)
     return replace(track, last=sample)
 
 
@@ -63,9 +64,22 @@ class Judgement:
     note: str = ''
 
 
+def slack(bandwidth: int) -> float:
+    """Return how many seconds a limited job may rest between two steps.
+
+    QEMU copies a buffer full at once and then rests until the limit is
+    kept on average.
+    """
+    return QEMU_BUFFER / bandwidth if bandwidth else 0.0
+
+
 def judge(track: Track, stall_window: float,
           convergence_window: float) -> Judgement:
-    """Judge an unpaused block job."""
+    """Judge an unpaused block job.
+
+    It is the guest that keeps a job from converging only where there has
+    become more to copy.
+    """
     last = track.last
     if not last.remaining:
         return Judgement()
@@ -73,10 +87,11 @@ def judge(track: Track, stall_window: float,
     if still >= stall_window:
         return Judgement(Condition.STALLED,
                          f'nothing was copied for {still:.0f} s')
-    vain = last.at - track.least_at
-    if vain >= convergence_window:
+    vain = last.at - track.least.at
+    if vain >= convergence_window and last.total > track.least.total:
         return Judgement(
             Condition.NOT_CONVERGING,
-            f'the guest writes as fast as the copy goes: {last.remaining} '
-            f'bytes remain, {track.least} did {vain:.0f} s ago')
+            f'the guest writes as fast as the copy goes: in {vain:.0f} s it '
+            f'added {last.total - track.least.total} bytes, and '
+            f'{last.remaining} remain')
     return Judgement()
