@@ -162,7 +162,13 @@ class Guest:
 
     def active(self) -> bool:
         """Whether a QEMU runs it (paused counts)."""
-        return self._known() and bool(self.domain.isActive())
+        try:
+            return bool(self.domain.isActive())
+        except libvirt.libvirtError as error:
+            # A transient domain is gone when it ends.
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            return False
 
     def chain(self, volume: Volume) -> tuple[str, ...]:
         """The volume's layers as libvirt shows them, base first."""
