@@ -96,8 +96,9 @@ class Acceptor:
                 layers: tuple[DiskLayer, ...]) -> tuple[str, ...]:
         """Return the chain to begin from; check that one can."""
         names = _names(layers)
-        if names[-1] == wanted.new_file and len(names) > 1:
-            return names[:-1]  # moved already: nothing will be done
+        if names[-1] == wanted.new_file and len(names) > 1 \
+                and names[-1].endswith(f'.{wanted.snapshot_id}'):
+            return names[:-1]  # this very snapshot has been taken already
         most = self._settings().max_layers
         if len(names) >= most:
             raise errors.TooManyLayers(volume_id=wanted.volume_id,

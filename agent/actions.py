@@ -14,6 +14,7 @@ import time
 
 from assisted_snapshots.agent import convergence
 from assisted_snapshots.agent import durability
+from assisted_snapshots.agent import preflight
 from assisted_snapshots.agent.board import Task
 from assisted_snapshots.agent.decide import Action
 from assisted_snapshots.agent.decide import Presence
@@ -48,6 +49,10 @@ class MergeActions:
 
     def start(self, task: Task, sight: Sight) -> float:
         """Begin the block job."""
+        remedy = sight.domain and preflight.can_commit(
+            self._hypervisor.libvirt_version, sight.domain)
+        if merge_request(task.record).down and remedy:
+            return fail(self._tools, task, errors.NotSupported(reason=remedy))
         record = self._board.amend(
             task.record.id, state=State.RUNNING, started=False,
             incarnation=sight.seen.incarnation, condition=Condition.OK,
@@ -162,8 +167,9 @@ class MergeActions:
             return self._not_durable(task, sight, missing)
         self._board.amend(
             record.id, state=State.DONE, done_bytes=record.total_bytes,
-            note=f'merged into {merge_request(record).survivor}, which is '
-                 'on stable storage')
+            note=('the abort came too late: ' if record.aborting else '')
+                 + f'merged into {merge_request(record).survivor}, which is '
+                   'on stable storage')
         return AT_ONCE
 
     def _flush_running(self, task: Task, sight: Sight) -> str:

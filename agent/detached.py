@@ -36,6 +36,10 @@ class FileActions:
 
     def merge(self, task: Task) -> float:
         """Merge the layers of a guest that is shut off; takes its time."""
+        if self._hypervisor.has_managed_save(task.record.uuid):
+            return fail(self._tools, task, errors.GuestState(
+                domain=task.record.domain,
+                reason='it has a managed-save image of its old layers'))
         record = self._board.amend(
             task.record.id, state=State.RUNNING, incarnation=xml.SHUT_OFF,
             started=True, condition=Condition.OK,

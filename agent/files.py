@@ -90,6 +90,5 @@ def unlinked(record: Record) -> bool:
 
 def cost(record: Record) -> int:
     """Return how many bytes the layers occupy that a merge removes."""
-    plan = merge_plan(record)
-    return sum(os.lstat(Path(record.folder, name)).st_blocks * 512
-               for name in plan.removed)
+    paths = [Path(record.folder, n) for n in merge_plan(record).removed]
+    return sum(p.lstat().st_blocks * 512 for p in paths if p.exists())
