@@ -46,7 +46,8 @@ class Check(VolumeCommand):
     def take_action(self, args: argparse.Namespace) -> int:
         """Return 4 where there are findings."""
         files = self.session.files(args.volume)
-        findings = self.session.operations(files).check()
+        findings = self.session.operations(files,
+                                           unlock=True).check()
         document = {'volume': files.name,
                     'findings': [asdict(f) for f in findings]}
         lines = [[(f'{f.file}: {f.problem}', picture.WARN)]
@@ -71,7 +72,7 @@ class Repair(VolumeCommand):
         files = self.session.files(args.volume)
         with self.session.meter(f'repair {files.name}',
                                 self.quiet) as meter:
-            operations = self.session.operations(files, meter)
+            operations = self.session.operations(files, meter, unlock=True)
             done = operations.recover(dry_run=args.dry_run)
         document = {'volume': files.name, 'dry_run': args.dry_run,
                     'actions': done}
@@ -96,7 +97,9 @@ class Flatten(VolumeCommand):
         files = self.session.files(args.volume)
         with self.session.meter(f'flatten {files.name}',
                                 self.quiet) as meter:
-            operations = self.session.operations(files, meter)
+            detached = self.session.attachment(files) is None
+            operations = self.session.operations(files, meter,
+                                                 unlock=detached)
             operations.flatten(delete_snapshots=args.delete_snapshots)
         view = self.session.view(files)
         self.emit(args, view.document(),
@@ -119,7 +122,7 @@ class Extend(VolumeCommand):
         """Extend the volume."""
         files = self.session.files(args.volume)
         size = parse_size(args.size)
-        self.session.operations(files).extend(size)
+        self.session.operations(files, unlock=True).extend(size)
         self.emit(args, {'volume': files.name, 'virtual_size': size},
                   sentence(f'{files.name} is {human(size)} now'))
         return Exit.OK

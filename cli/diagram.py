@@ -53,6 +53,7 @@ def _dot(view: ChainView) -> Iterator[str]:
             node = _quote('snapshot ' + snapshot)
             yield f'  {node} [shape=note, label={node}];'
             yield f'  {node} -> {_quote(layer.name)} [style=dashed];'
+            yield f'  {{ rank=same; {node}; {_quote(layer.name)}; }}'
     yield '}'
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 import argparse
 from collections.abc import Iterator
 import time
@@ -56,7 +57,7 @@ class List(Lister):
                   j.error or note_of(j)) for j in found])
 
 
-class _JobCommand(Command):
+class _OneJob(Command):
     """A command on one job."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -65,15 +66,19 @@ class _JobCommand(Command):
         parser.add_argument('job', metavar='JOB', help='id of the job')
         return parser
 
+
+class _JobCommand(_OneJob):
+    """A command that asks the agent once, and shows the job."""
+
     def take_action(self, args: argparse.Namespace) -> int:
         """Do it and show the job."""
         job = self.act(self.session.client, args)
         self.emit(args, document(job), list(lines(job)))
         return Exit.OK
 
+    @abstractmethod
     def act(self, client: AgentClient, args: argparse.Namespace) -> Job:
         """Do what the command is there for."""
-        raise NotImplementedError
 
 
 class Show(_JobCommand):
@@ -124,7 +129,7 @@ class Bandwidth(_JobCommand):
         return client.set_bandwidth(args.job, parse_size(args.rate))
 
 
-class Watch(_JobCommand):
+class Watch(_OneJob):
     """Watch a job until it ends.
 
     The exit status is 0 only where the job succeeded.

@@ -123,18 +123,19 @@ class Session:
                           live.names, live.job_id)
 
     def operations(self, files: names.VolumeFiles,
-                   meter: Meter | None = None, *,
+                   meter: Meter | None = None, *, unlock: bool = False,
                    bandwidth: int = 0) -> Operations:
         """Return the operations on a volume.
 
         :param meter: where progress is shown.
+        :param unlock: data or keys of encrypted layers are worked on here.
         :param bandwidth: limit of what is copied while a guest runs.
         """
         from assisted_snapshots.chain.operations import Operations
         return Operations(
             files, formats=self._formats(files),
             guest=self._guest(files, meter, bandwidth),
-            secret=self._secret(files),
+            secret=self._secret(files) if unlock else None,
             progress=None if meter is None else meter.percent)
 
     def _formats(self, files: names.VolumeFiles) -> dict[str, Format]:
@@ -178,7 +179,9 @@ class Session:
                           progress=show.job)
 
     def _secret(self, files: names.VolumeFiles) -> Secret | None:
-        """Return the passphrase, asked for only where one is needed."""
+        """Return the passphrase of an encrypted volume."""
+        if not _encrypted(files):
+            return None
         from assisted_snapshots.chain.qemu_img import Secret
         file = self._options.secret_file
         if file:
@@ -187,8 +190,10 @@ class Session:
             except OSError as exc:
                 raise errors.BadSecret(volume=files.name,
                                        reason=str(exc)) from exc
-        if not self._stdin.isatty() or not _encrypted(files):
-            return None
+        if not self._stdin.isatty():
+            raise errors.BadSecret(
+                volume=files.name,
+                reason='it is encrypted, give --secret-file')
         return Secret(_passphrase(getpass.getpass(
             f'Passphrase of {files.name}: ').encode(), files))
 

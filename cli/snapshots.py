@@ -79,8 +79,8 @@ class Create(VolumeCommand):
         snapshot = (str(uuid.uuid4()) if args.snapshot is None
                     else args.snapshot)
         with self.session.meter(f'create {snapshot}', self.quiet) as meter:
-            consistency = self.session.operations(files, meter).create(
-                snapshot, quiesce=args.quiesce)
+            operations = self.session.operations(files, meter, unlock=True)
+            consistency = operations.create(snapshot, quiesce=args.quiesce)
         document = {'volume': files.name, 'id': snapshot,
                     'file': files.overlay(snapshot),
                     'consistency': consistency}
@@ -107,10 +107,10 @@ class Delete(_SnapshotCommand):
         rate = parse_size(args.bandwidth)
         with self.session.meter(f'delete {args.snapshot}',
                                 self.quiet) as meter:
-            operations = self.session.operations(files, meter,
-                                                 bandwidth=rate)
-            plan = self.session.plan(files, operations, args.snapshot)
             attached = self.session.attachment(files) is not None
+            operations = self.session.operations(
+                files, meter, unlock=not attached, bandwidth=rate)
+            plan = self.session.plan(files, operations, args.snapshot)
             _follow(meter, files, plan, attached)
             operations.delete(args.snapshot)
         self.emit(args, plan_document(plan, args.snapshot, attached),
@@ -144,7 +144,7 @@ class Clone(_SnapshotCommand):
         dest = _destination(files, args.dest)
         with self.session.meter(f'clone {args.snapshot}',
                                 self.quiet) as meter:
-            operations = self.session.operations(files, meter)
+            operations = self.session.operations(files, meter, unlock=True)
             meter.expect(_content_bytes(operations.state(), args.snapshot))
             operations.clone(args.snapshot, dest, Format(args.kind), size)
         document = {'volume': files.name, 'id': args.snapshot,
@@ -167,7 +167,8 @@ class Revert(_SnapshotCommand):
         files = self.session.files(args.volume)
         with self.session.meter(f'revert to {args.snapshot}',
                                 self.quiet) as meter:
-            self.session.operations(files, meter).revert(args.snapshot)
+            operations = self.session.operations(files, meter, unlock=True)
+            operations.revert(args.snapshot)
         self.emit(args, {'volume': files.name, 'id': args.snapshot},
                   sentence(f'{files.name} has the content of snapshot '
                            f'{args.snapshot} again'))
