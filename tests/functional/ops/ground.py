@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
+import json
 from pathlib import Path
 from typing import TypeVar
 import uuid
@@ -48,6 +49,8 @@ from tests.functional.lab.stage import Stage
 
 T = TypeVar('T')
 
+CONSISTENT = 'filesystem-consistent'
+CRASH = 'crash-consistent'
 #: Records of a phase that makes a layer large, and of one that does not.
 MANY = 800
 FEW = 60
@@ -116,6 +119,7 @@ class Watched:
     """A volume with the writer on it, and what has to be true of it.
 
     :ivar expected: snapshot id -> where its content must end; oldest first.
+    :ivar labels: snapshot id -> what the agent said it is worth.
     :ivar jobs: what the agent told, in order.
     """
 
@@ -128,6 +132,7 @@ class Watched:
         self.writer = machine.writer(volume, blocks=blocks, delay=delay,
                                      file=file and f'/data/{file}')
         self.expected: dict[str, Bounds] = {}
+        self.labels: dict[str, str] = {}
         self.jobs: list[Job] = []
         self.last: Bounds | None = None
 
@@ -178,9 +183,18 @@ class Watched:
         """Take a snapshot under load; its id."""
         snapshot = str(uuid.uuid4())
         with Moment(self.writer) as moment:
-            self.operations().create(snapshot, quiesce)
+            self.labels[snapshot] = self.operations().create(snapshot,
+                                                             quiesce)
         self.expected[snapshot] = moment.bounds
         return snapshot
+
+    def record(self, snapshot: str, bounds: Bounds) -> None:
+        """Enter a snapshot that was taken by the bare protocol."""
+        self.expected[snapshot] = bounds
+        active = self.volume.layer(snapshot).name
+        self.files.info.write_text(json.dumps(
+            {**self.volume.info, 'active': active, snapshot: active},
+            indent=1, sort_keys=True))
 
     def grow(self, records: int, then: Callable[[], T]) -> T:
         """Let the guest write so much, then do something."""
@@ -235,10 +249,11 @@ class Watched:
         return SnapshotDisk(self.volume.id, snapshot or str(uuid.uuid4()),
                             file)
 
-    def offer(self, file: str, quiesce: Quiesce = Quiesce.OFF) -> Job:
+    def offer(self, file: str, quiesce: Quiesce = Quiesce.OFF,
+              snapshot: str = '') -> Job:
         """Ask the bare agent to move the guest onto a file."""
         return self.ground.client.create_snapshot(
-            CreateRequest((self.disk(file),), quiesce))
+            CreateRequest((self.disk(file, snapshot),), quiesce))
 
     def ended(self, job: Job, seconds: float = 60) -> Job:
         """Wait until a job has ended."""
@@ -288,16 +303,25 @@ class Watched:
         audit.settled(self.volume, self.expected)
         assert self.defined() in (self.volume.active.name, None)
         assert self.operations().check() == []
-        for snapshot, bounds in self.expected.items():
-            image, fmt = audit.below(self.volume, snapshot)
-            self.holds(image, fmt, bounds)
+        self.snapshot_contents()
         self.holds(self.volume.active, self.volume.active_format, self.last)
 
-    def holds(self, image: Path, fmt: str, bounds: Bounds) -> None:
-        """Prove an image against what this volume's writer wrote."""
+    def snapshot_contents(self) -> None:
+        """Prove every snapshot; a guest may run on the volume."""
+        for snapshot, bounds in self.expected.items():
+            image, fmt = audit.below(self.volume, snapshot)
+            self.holds(image, fmt, bounds,
+                       self.labels.get(snapshot) == CONSISTENT)
+
+    def holds(self, image: Path, fmt: str, bounds: Bounds,
+              clean: bool = False) -> None:
+        """Prove an image against what this volume's writer wrote.
+
+        :param clean: if it has a file system, that was frozen.
+        """
         if self.file:
             content.prove_ext4(image, fmt, f'/{self.file}',
-                               self.writer.pattern, bounds, clean=False)
+                               self.writer.pattern, bounds, clean=clean)
         else:
             content.prove(image, fmt, self.writer.pattern, bounds,
                           secret=self.volume.secret)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several disks of one guest in one transaction: all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import ExitStack
+from pathlib import Path
+import subprocess
+import uuid
+
+import pytest
+
+from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi.messages import CreateRequest
+from assisted_snapshots.rpcapi.messages import Job
+from assisted_snapshots.rpcapi.messages import Quiesce
+from assisted_snapshots.rpcapi.messages import State
+from tests.functional.lab import content
+from tests.functional.lab import waiting
+from tests.functional.lab.guest import Moment
+from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import Ground
+from tests.functional.ops.ground import Watched
+
+
+def two_disks(ground: Ground) -> list[Watched]:
+    """One guest that writes on a raw and a qcow2 volume."""
+    volumes = [ground.share.volume('raw'), ground.share.volume('qcow2')]
+    machine = ground.guest(*volumes)
+    both = [ground.watch(machine, volume) for volume in volumes]
+    for one in both:
+        one.writer.write_more(FEW)
+    return both
+
+
+def prepared(both: list[Watched]) -> CreateRequest:
+    """A request with a good overlay for every disk."""
+    snapshots = [str(uuid.uuid4()) for _ in both]
+    return CreateRequest(tuple(
+        one.disk(one.ground.share.overlay(one.volume, snapshot).name,
+                 snapshot)
+        for one, snapshot in zip(both, snapshots, strict=True)), Quiesce.OFF)
+
+
+def remove_overlays(both: list[Watched], request: CreateRequest) -> None:
+    """Tidy up what a refused request leaves with its caller."""
+    for one, disk in zip(both, request.disks, strict=True):
+        (one.volume.folder / disk.new_file).unlink()
+
+
+def test_two_disks_move_together(ground: Ground) -> None:
+    both = two_disks(ground)
+    request = prepared(both)
+    with ExitStack() as stack:
+        moments = [stack.enter_context(Moment(one.writer)) for one in both]
+        job = both[0].ended(ground.client.create_snapshot(request))
+    assert job.state is State.DONE
+    assert job.chains == {one.volume.id: one.live for one in both}
+    for one, disk, moment in zip(both, request.disks, moments, strict=True):
+        assert one.live == (one.volume.name, disk.new_file)
+        content.prove(one.volume.path, one.volume.format,
+                      one.writer.pattern, moment.bounds)
+        one.record(disk.snapshot_id, moment.bounds)
+    for one, disk in zip(both, request.disks, strict=True):
+        one.writer.write_more(FEW)
+        one.delete(disk.snapshot_id)
+
+
+@contextmanager
+def held(image: Path) -> Iterator[None]:
+    """Hold QEMU's lock of an image, as another host's QEMU would."""
+    options = f'driver=qcow2,backing=,file.driver=file,file.filename={image}'
+    with subprocess.Popen(
+            ['qemu-io', '-c', 'sleep 60000', '--image-opts', options],
+            stdout=subprocess.DEVNULL) as holder:
+        waiting.until(lambda: _locked(image), 'the lock', 10)
+        yield
+        holder.kill()
+
+
+def _locked(image: Path) -> bool:
+    node = image.stat().st_ino
+    locks = Path('/proc/locks').read_text().splitlines()
+    return any(f':{node} ' in line for line in locks)
+
+
+def test_one_overlay_that_cannot_be_opened_moves_no_disk(
+        ground: Ground) -> None:
+    both = two_disks(ground)
+    request = prepared(both)
+    overlay = both[1].volume.folder / request.disks[1].new_file
+
+    def submit() -> Job:
+        job = ground.client.create_snapshot(request)
+        return both[0].ended(job)
+    with held(overlay):
+        job = both[0].unchanged(lambda: both[1].unchanged(submit))
+    assert (job.state, job.error_code) == (State.FAILED, 'libvirt-failed')
+    assert 'lock' in job.error
+    remove_overlays(both, request)
+    for one in both:
+        one.writer.write_more(FEW)
+
+
+def test_one_overlay_that_is_unfit_moves_no_disk(ground: Ground) -> None:
+    both = two_disks(ground)
+    request = prepared(both)
+    bad = CreateRequest((request.disks[0], both[1].disk(
+        request.disks[0].new_file + 'x')), Quiesce.OFF)
+    with pytest.raises(errors.BadOverlay, match='is not there'):
+        both[0].unchanged(lambda: both[1].unchanged(
+            lambda: ground.client.create_snapshot(bad)))
+    remove_overlays(both, request)
+
+
+def test_disks_of_two_guests_are_refused(ground: Ground) -> None:
+    both = [ground.one(), ground.one()]
+    request = prepared(both)
+    with pytest.raises(errors.InvalidRequest, match='different guests'):
+        both[0].unchanged(lambda: both[1].unchanged(
+            lambda: ground.client.create_snapshot(request)))
+    remove_overlays(both, request)

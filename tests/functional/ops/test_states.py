@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that do not run: paused ones, and defined ones that are off."""
+
+from __future__ import annotations
+
+import uuid
+
+import libvirt
+import pytest
+
+from assisted_snapshots.chain.errors import GuestFailed
+from tests.functional.lab import waiting
+from tests.functional.lab.content import Bounds
+from tests.functional.ops.ground import done
+from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import Ground
+from tests.functional.ops.ground import MANY
+from tests.functional.ops.ground import Watched
+
+
+def take(one: Watched, bounds: Bounds, quiesce: str = 'try') -> str:
+    """Take a snapshot of a guest that writes nothing; its label."""
+    snapshot = str(uuid.uuid4())
+    label = one.operations().create(snapshot, quiesce)
+    one.expected[snapshot] = bounds
+    return label
+
+
+def newest(one: Watched) -> str:
+    """The newest snapshot."""
+    return list(one.expected)[-1]
+
+
+def pause(one: Watched) -> Bounds:
+    """Pause the guest; where its disk ends."""
+    lowest = one.writer.progress().acknowledged
+    one.machine.suspend()
+    # A record in flight may be on the disk, not acknowledged yet.
+    return Bounds(lowest, 1 << 62)
+
+
+def test_paused_guest(ground: Ground) -> None:
+    """Every direction while the processors stand still."""
+    one = ground.one()
+    s1, s2 = one.layers(MANY, FEW, FEW)
+    bounds = pause(one)
+    assert take(one, bounds) == 'crash-consistent'
+    assert 'paused' in one.jobs[-1].note
+    s3 = newest(one)
+    done(one.delete(s2), 'commit')
+    done(one.delete(s3), 'active-commit')
+    assert one.live == one.names('', s1)
+    done(one.delete(s1), 'active-commit')
+    assert one.live == one.names('')
+    assert one.machine.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    one.machine.resume()
+    s4 = one.create()
+    s5 = one.grow(FEW, one.create)
+    one.writer.write_more(MANY)
+    pause(one)
+    done(one.delete(s5), 'pull')
+    one.machine.resume()
+    one.writer.write_more(FEW)
+    assert one.live == one.names('', s5)
+    assert list(one.expected) == [s4]
+
+
+def test_paused_guest_cannot_be_quiesced(ground: Ground) -> None:
+    one = ground.one()
+    one.writer.write_more(FEW)
+    bounds = pause(one)
+    with pytest.raises(GuestFailed, match='paused') as caught:
+        one.unchanged(lambda: take(one, bounds, 'require'))
+    assert caught.value.fields['code'] == 'quiesce-failed'
+    one.machine.resume()
+    one.writer.write_more(FEW)
+
+
+def power_off(one: Watched) -> Bounds:
+    """Let the guest power itself off; where its disk ends."""
+    one.stop()
+    assert one.last is not None
+    one.machine.run('(sleep 0.1; echo o >/proc/sysrq-trigger) '
+                    '</dev/null >/dev/null 2>&1 &')
+    waiting.until(lambda: not one.machine.active(), 'the power going off')
+    return one.last
+
+
+def power_on(one: Watched) -> None:
+    """Boot the guest as it is defined and go on writing."""
+    assert one.last is not None
+    one.machine.start()
+    assert one.live == one.operations().state().chain.names
+    one.writer.start(after=one.last.highest)
+    one.last = None
+
+
+@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
+def test_shut_off_guest(ground: Ground, fmt: str) -> None:
+    """Create and every direction, then the guest boots on the result."""
+    one = ground.one(fmt)
+    s1, s2 = one.layers(MANY, FEW, FEW)
+    bounds = power_off(one)
+    assert take(one, bounds, 'require') == 'filesystem-consistent'
+    s3 = newest(one)
+    assert one.defined() == one.names(s3)[0]
+    done(one.delete(s2), 'commit')
+    assert one.defined() == one.names(s3)[0]
+    assert one.operations().state().chain.names == one.names('', s1, s3)
+    done(one.delete(s3), 'active-commit')
+    assert one.defined() == one.names(s1)[0]
+    power_on(one)
+    assert one.live == one.names('', s1)
+    one.writer.write_more(FEW)
+
+
+@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
+def test_shut_off_guest_is_pulled_and_flattened(
+        ground: Ground, fmt: str) -> None:
+    one = ground.one(fmt)
+    s1, s2 = one.layers(FEW, FEW, MANY)
+    power_off(one)
+    done(one.delete(s2), 'pull')
+    assert one.operations().state().chain.names == one.names('', s2)
+    done(one.delete(s1), 'pull')
+    assert one.operations().state().chain.names == one.names(s2)
+    assert one.defined() == one.names(s2)[0]
+    power_on(one)
+    s4 = one.grow(FEW, one.create)
+    one.writer.write_more(MANY)
+    power_off(one)
+    one.flatten()
+    assert len(one.operations().state().chain.names) == 1
+    power_on(one)
+    one.writer.write_more(FEW)
+    assert s4 not in one.volume.info
+
+
+def test_guest_whose_plug_was_pulled_is_crash_consistent(
+        ground: Ground) -> None:
+    one = ground.one()
+    one.writer.write_more(FEW)
+    one.stop()
+    one.machine.destroy()
+    assert one.last is not None
+    with pytest.raises(GuestFailed) as caught:
+        one.operations().create(str(uuid.uuid4()), 'require')
+    assert caught.value.fields['code'] == 'quiesce-failed'
+    assert take(one, one.last) == 'crash-consistent'
+    power_on(one)
+    one.writer.write_more(FEW)
