@@ -45,8 +45,9 @@ class Answers(dict[str, Callable[..., Any]]):
 def bus() -> Iterator[tuple[Peer, Answers]]:
     """One stand-in for all tests: to stop one takes a second."""
     answers = Answers()
-    peer = Peer('fake://', 'host-1',
-                **{name: answers.method(name) for name in METHODS})
+    methods: dict[str, Any] = {name: answers.method(name)
+                               for name in METHODS}
+    peer = Peer('fake://', 'host-1', **methods)
     peer.start()
     yield peer, answers
     peer.close()

@@ -97,8 +97,9 @@ def test_missing_optional_keys_take_their_defaults(message: Any) -> None:
         del wire[name]
     found = type(message).from_wire(wire)
     for name, f in optional.items():
-        default = (f.default if f.default is not dataclasses.MISSING
-                   else f.default_factory())
+        default = (f.default_factory()
+                   if f.default_factory is not dataclasses.MISSING
+                   else f.default)
         assert getattr(found, name) == default
 
 
