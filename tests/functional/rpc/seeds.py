@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+import sqlite3
 import time
 
 from assisted_snapshots.agent.journal import Journal
@@ -34,8 +36,8 @@ def plant(agent: Agent, *records: Record) -> None:
 
 
 def unsent(agent: Agent) -> list[str]:
-    """Jobs whose report nobody has acknowledged."""
-    journal = Journal(Path(str(agent.options['state_dir'])))
-    found = [report.job.id for report in journal.pending_reports()]
-    journal.close()
-    return found
+    """Jobs whose report is not acknowledged; the agent may be running."""
+    path = Path(str(agent.options['state_dir'])) / 'journal.sqlite'
+    with contextlib.closing(sqlite3.connect(f'file:{path}?mode=ro',
+                                            uri=True)) as db:
+        return [job for (job,) in db.execute('SELECT job FROM outbox')]

@@ -97,8 +97,7 @@ def test_absent_endpoint_is_told_later_in_spite_of_a_crash(
     callback.start()
     waiting.until(lambda: callback.has(*JOBS), 'all reports')
     assert {job.state for job in callback.taken} == {State.DONE}
-    assert agent.terminate() == 0
-    assert seeds.unsent(agent) == []
+    waiting.until(lambda: not seeds.unsent(agent), 'the outbox being empty')
 
 
 @pytest.mark.usefixtures('ended')
@@ -141,7 +140,7 @@ def test_acknowledged_reports_are_not_sent_again(
         agent: Agent, callback: Callback, ended: None) -> None:
     callback.start()
     agent.start()
-    waiting.until(lambda: callback.has(*JOBS), 'all reports')
+    waiting.until(lambda: not seeds.unsent(agent), 'the outbox being empty')
     assert agent.terminate() == 0
     before = list(callback.taken)
     seeds.plant(agent, seeds.merge_job('j4', State.FAILED, report=True))
