@@ -192,7 +192,8 @@ def _pinned(files: VolumeFiles, name: str, child: Layer | None,
         wanted = Format.QCOW2  # overlays are never anything else
     if wanted is None:
         raise errors.BadLayer(file=files.folder / name,
-                              reason='no format is pinned for it; give one')
+                              reason='no format is pinned for it, and none is '
+                                     'guessed; give one (--base-format)')
     if wanted is Format.RAW and name != files.name:
         raise errors.BadLayer(file=files.folder / name,
                               reason='an overlay cannot be raw')
