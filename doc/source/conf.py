@@ -33,7 +33,7 @@ autodoc_typehints = 'none'
 
 config_generator_config_file = [
     ('../../etc/assisted-snapshots/config-generator.conf',
-     '_static/agent'),
+     '_static/assisted-snapshot-agent'),
 ]
 
 html_theme = 'alabaster'
