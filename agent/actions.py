@@ -60,6 +60,7 @@ class MergeActions:
         task.verdict = task.track = task.missing_since = None
         task.canceling = False
         try:
+            preflight.check_whole(record)
             self._call(record, sight)
         except errors.HypervisorDown:
             raise

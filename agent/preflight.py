@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assisted_snapshots.agent import files
+from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.xml import Disk
 from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.agent.xml import Domain
 from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain import header
+from assisted_snapshots.chain import qcow2
 from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi.messages import MergeRequest
 
 if TYPE_CHECKING:
     from assisted_snapshots.agent.hypervisor import Hypervisor
@@ -133,3 +136,27 @@ def _active(folder: Path, active: DiskLayer) -> tuple[int, bool]:
         return files.raw_size(folder / active.name), False
     found = header.read_header(folder / active.name)
     return found.virtual_size, found.encrypted
+
+
+def check_whole(record: Record) -> None:
+    """Refuse a merge whose layers are cut off or have broken tables.
+
+    QEMU reads zeroes where a file is cut off, and would copy them.  The
+    active layer is left out: QEMU is writing to it.
+
+    :raises BadLayer: says which, and what is wrong.
+    """
+    request = record.request
+    if not isinstance(request, MergeRequest):
+        return
+    for name in request.merged:
+        if name in (request.survivor, request.before[-1]) \
+                or record.formats.get(name) == 'raw':
+            continue
+        try:
+            for _range in qcow2.mapped(Path(record.folder, name)):
+                pass
+        except chain_errors.BadLayer as e:
+            raise errors.BadLayer(file=e.fields['file'],
+                                  reason=e.fields.get('reason',
+                                                      'is not there')) from e

@@ -73,7 +73,11 @@ class Merge:
         self._step = observer
 
     def copy(self) -> None:
-        """Copy the data, from a state that holds all of them."""
+        """Copy the data, from a state that holds all of them.
+
+        :raises BadLayer: see :meth:`needed_bytes`.
+        """
+        self.needed_bytes()
         self._go_back()
         if self._plan.direction is Direction.DOWN:
             self._commit()
@@ -123,14 +127,20 @@ class Merge:
                        f'{_list(plan.after)}')
 
     def needed_bytes(self) -> int:
-        """Return how many bytes the survivor may grow."""
+        """Return how many bytes the survivor may grow.
+
+        :raises BadLayer: a layer that will go is cut off, say: QEMU would
+            read zeroes there, and copy them.
+        """
         plan = self._plan
         path = self._files.path(plan.survivor)
         if plan.formats[plan.survivor] is Format.RAW:
             held = qcow2.raw_data_ranges(path)
             top = read_layers(self._files, plan.merged[-1], plan.formats)
             room = top.virtual_size - sum(size for _, size in held)
-            return min(plan.copy_bytes, max(0, room))
+            wanted = sum(size for name in plan.removed
+                         for _, size in self._data(name))
+            return min(wanted, max(0, room))
         return sum(size for name in plan.removed
                    for _, size in qcow2.gaps(qcow2.data_ranges(path),
                                              self._data(name)))

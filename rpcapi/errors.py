@@ -91,6 +91,13 @@ class BadOverlay(AgentError):
     message = '{file}: {reason}'
 
 
+class BadLayer(AgentError):
+    """A layer of the chain cannot be read as a whole."""
+
+    code = 'bad-layer'
+    message = '{file}: {reason}; nothing was changed'
+
+
 class JobConflict(AgentError):
     """The same operation was asked before, for other layers."""
 

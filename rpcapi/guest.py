@@ -5,7 +5,8 @@
 in primitive types.  It submits a job and waits until it has ended.  Silence
 is never taken for an answer: it asks again, which is safe because a request
 submitted twice is one job, and gives up only after ``patience`` seconds
-without any contact.  Giving up does not end the job.
+without any contact.  So is a chain that is asked for after a job: whoever asks
+has to know what became of it.  Giving up does not end the job.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from assisted_snapshots.rpcapi.client import AgentClient
 from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import Kind
+from assisted_snapshots.rpcapi.messages import LiveChain
 from assisted_snapshots.rpcapi.messages import MergeRequest
 from assisted_snapshots.rpcapi.messages import Quiesce
 from assisted_snapshots.rpcapi.messages import SnapshotDisk
@@ -61,11 +63,12 @@ class AgentGuest:
         self._error = error
         self._patience = patience
         self._bandwidth = bandwidth
+        self._has_job = False
 
     def chain(self, volume_id: str) -> tuple[str, ...] | None:
         """Return the live layers, base first; None if no guest has it."""
         try:
-            return self._client.get_chain(volume_id).names
+            return self._live(volume_id).names
         except errors.VolumeNotFound:
             return None
         except errors.AgentError as exc:
@@ -74,7 +77,7 @@ class AgentGuest:
     def can_commit(self, volume_id: str) -> tuple[bool, str]:
         """Tell whether QEMU may write to a backing file, and the remedy."""
         try:
-            live = self._client.get_chain(volume_id)
+            live = self._live(volume_id)
         except errors.AgentError as exc:
             raise self._error(exc) from exc
         return live.can_commit, live.remedy
@@ -103,10 +106,26 @@ class AgentGuest:
                                survivor, self._bandwidth)
         self._run(lambda: self._client.merge(request))
 
+    def _live(self, volume_id: str) -> LiveChain:
+        """Ask for a chain; patiently if a job depends on the answer."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return self._client.get_chain(volume_id)
+            except (*_SILENCE, errors.HypervisorDown):
+                patience = self._patience if self._has_job else 0.0
+                if time.monotonic() - begun >= patience:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _note(self, job: Job) -> None:
+        self._has_job = True
+        self._progress(job)
+
     def _run(self, submit: Callable[[], Job]) -> Job:
         """Submit a job and wait for its end."""
         try:
-            job = _Watch(self._client, submit, self._progress,
+            job = _Watch(self._client, submit, self._note,
                          self._patience).end()
         except errors.AgentError as exc:
             raise self._error(exc) from exc

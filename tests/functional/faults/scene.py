@@ -178,8 +178,12 @@ class Struck(Watched):
 
     def live_again(self) -> None:
         """Boot the guest that died, and let it write on."""
-        assert self.last is not None, 'it is alive'
         self.machine.start()
+        self.write_on()
+
+    def write_on(self) -> None:
+        """Let the writer go on where it was."""
+        assert self.last is not None, 'it writes'
         self.writer.start(after=self.last.lowest)
         self.last = None
 

@@ -176,6 +176,18 @@ def test_chain(peer: Peers, hasty: AgentClient) -> None:
     assert guest.chain('v1') is None
 
 
+def test_chain_after_a_job_is_asked_for_again(
+        peer: Peers, hasty: AgentClient) -> None:
+    """Whoever asks has to know what has become of the job."""
+    live = {'volume_id': 'v1', 'layers': [{'name': 'a', 'format': 'raw'}]}
+    there = peer(merge=Script(job(1, 'done')),
+                 get_chain=Script(SILENCE, DOWN, live))
+    guest = AgentGuest(hasty)
+    guest.merge(*MERGE)
+    assert guest.chain('v1') == ('a',)
+    assert names(there) == ['merge'] + ['get_chain'] * 3
+
+
 def test_silence_does_not_mean_detached(hasty: AgentClient) -> None:
     with pytest.raises(errors.PeerSilent):
         AgentGuest(hasty).chain('v1')
