@@ -82,7 +82,6 @@ class Agent:
 
         Returns at once, also while libvirtd cannot be reached.
         """
-        self._guard.start()
         self._engine.start()
         self._hypervisor.start()
         self._janitor.start()

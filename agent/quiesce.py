@@ -36,17 +36,16 @@ class GuardLost(errors.AgentError):
 
 
 class Guard:
-    """The guard process as seen from the agent; one command at a time."""
+    """The guard process as seen from the agent; one command at a time.
+
+    Started with the first guest to be frozen and kept from then on: an agent
+    that freezes nothing does not carry the memory of a second process.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Start the process without waiting until it is ready."""
-        with self._lock:
-            self._start()
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:

@@ -177,13 +177,17 @@ def _namespace() -> list[str]:
     return rooms
 
 
+#: Two at a time, a file in one piece: each worker has its own servers, and
+#: a guest's boot and a server's stop are mostly waiting.
+_SPREAD = ('-n', '2', '--dist', 'loadfile')
+
 STEPS: dict[str, Callable[[], Outcome]] = {
     'lint': lint,
     'types': types,
     'docs': docs,
-    'unit': pytest('unit', 'tests/unit'),
-    'faults': pytest('faults', 'tests/faults'),
-    'functional': pytest('functional', 'tests/functional'),
+    'unit': pytest('unit', 'tests/unit', *_SPREAD),
+    'faults': pytest('faults', 'tests/faults', *_SPREAD),
+    'functional': pytest('functional', 'tests/functional', *_SPREAD),
 }
 
 
