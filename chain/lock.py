@@ -10,6 +10,8 @@ somebody could be waiting on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import fcntl
 import os
 from pathlib import Path
@@ -20,8 +22,10 @@ from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.names import VolumeFiles
 
 _FLOCK = struct.Struct('hhqqi4x')
-# QEMU's block/file-posix.c: a byte for each permission in use.
+# QEMU's block/file-posix.c: a byte for each permission in use, and one for
+# each that nobody else may have.
 _QEMU_LOCKS = (100, 100)
+_QEMU_DENIED = (200, 64)
 
 
 class VolumeLock:
@@ -71,6 +75,20 @@ def opened_by_qemu(path: Path) -> bool:
         ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+@contextmanager
+def denied_to_qemu(path: Path) -> Iterator[None]:
+    """Let no QEMU or qemu-img open an image; who has it open, keeps it.
+
+    It is told that somebody else uses the image.  Asking
+    :func:`opened_by_qemu` after this has begun leaves no gap: QEMU takes its
+    own locks before it looks for those of others, too.
+    """
+    with open_layer(path) as fd:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(
+            fcntl.F_RDLCK, os.SEEK_SET, *_QEMU_DENIED, 0))
+        yield
 
 
 def _lock(fd: int) -> None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+import contextlib
+import os
 from typing import Any
 from typing import TypeVar
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.guest import NOT_MOVED
+from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.merge import Merge
 from assisted_snapshots.chain.plan import BOTH
 from assisted_snapshots.chain.plan import Direction
@@ -77,7 +80,7 @@ def begin(volume: Volume, kind: str, subject: str,
     work = Merge(volume.files, plan, volume.tool, volume.step)
     volume.check_space(kind, work.needed_bytes())
     operation = Operation(kind, subject, 'merge', attached, {
-        **plan_details(plan), 'untouched': _mark(volume, plan)})
+        **plan_details(plan), 'untouched': _mark(volume, plan.survivor)})
     volume.begin(operation, state)
     return operation
 
@@ -87,14 +90,58 @@ def carry_on(volume: Volume, operation: Operation, *,
     """Do what is left of a merge."""
     plan = plan_of(volume.files, operation)
     work = Merge(volume.files, plan, volume.tool, volume.step)
-    if operation.step == 'merge':
+    if operation.step == 'settle' and not operation.attached \
+            and _may_be_newer(volume, plan):
+        operation = volume.advance(operation, 'merge')
+    if operation.step == 'merge' and operation.attached:
+        operation = _by_guest(volume, operation, plan, work, resumed)
         if operation.attached:
-            operation = _by_guest(volume, operation, plan, work, resumed)
-        if not operation.attached:
-            for name in (plan.before[-1], plan.after[-1]):
-                volume.check_closed(name)
-            _on_files(volume, operation, plan, work)
-        operation = volume.advance(operation, 'settle')
+            operation = volume.advance(operation, 'settle')
+    if operation.step == 'merge':
+        _by_tool(volume, operation, plan, work)
+    else:
+        _settle(volume, plan, work)
+
+
+def _by_tool(volume: Volume, operation: Operation, plan: MergePlan,
+             work: Merge) -> None:
+    """Merge with qemu-img; a guest that starts meanwhile stops it.
+
+    What that one writes to a layer which is copied already would be lost.
+    """
+    top = plan.before[-1]
+    for name in (top, plan.after[-1]):
+        volume.check_closed(name)
+    copied = _on_files(volume, operation, plan, work)
+    with (volume.kept_closed(top) if plan.changes_active
+          else contextlib.nullcontext()):
+        if plan.changes_active and _mark(volume, top) != copied:
+            raise errors.VolumeInUse(
+                volume=volume.files.name, user='somebody else',
+                reason=f'{top} was written to after it had been copied; '
+                       f'repeat the operation')
+        volume.advance(operation, 'settle')
+        _settle(volume, plan, work)
+
+
+def _may_be_newer(volume: Volume, plan: MergePlan) -> bool:
+    """Tell whether a guest may have written to what was copied already.
+
+    As long as .info names the upper layer as the active one, a guest can
+    be started on it, also after a crash.
+    """
+    if not plan.changes_active or not volume.files.path(
+            plan.before[-1]).exists():
+        return False
+    try:
+        info = volume.store.read_info() or {}
+    except errors.BadInfo:
+        info = {}
+    return info.get('active') != plan.after[-1]
+
+
+def _settle(volume: Volume, plan: MergePlan, work: Merge) -> None:
+    """Do what comes after the data."""
     work.repoint()
     volume.step('write .info')
     volume.store.write_info(plan.after[-1], plan.snapshots_after)
@@ -104,14 +151,16 @@ def carry_on(volume: Volume, operation: Operation, *,
 
 
 def _on_files(volume: Volume, operation: Operation, plan: MergePlan,
-              work: Merge) -> None:
-    """Merge with qemu-img."""
+              work: Merge) -> list[int]:
+    """Copy and prove; returns the mark of the upper layer as copied."""
     try:
         work.copy()
+        copied = _mark(volume, plan.before[-1])
         work.prove()
     except errors.ImageToolFailed:
         _undo_if_nothing_is_lost(volume, operation, plan, None)
         raise
+    return copied
 
 
 def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
@@ -212,13 +261,17 @@ def _allowed(volume: Volume,
     return (BOTH, '') if possible else ({Direction.UP}, remedy)
 
 
-def _mark(volume: Volume, plan: MergePlan) -> list[int]:
-    """Return what changes when somebody writes to the survivor."""
-    found = volume.files.path(plan.survivor).stat()
+def _mark(volume: Volume, name: str) -> list[int]:
+    """Return what changes when somebody writes to a layer.
+
+    Opened, as NFS otherwise tells what it knew some time ago.
+    """
+    with open_layer(volume.files.path(name)) as fd:
+        found = os.fstat(fd)
     return [found.st_size, found.st_mtime_ns]
 
 
 def _untouched(volume: Volume, operation: Operation,
                plan: MergePlan) -> bool:
     marked: Any = operation.details.get('untouched')
-    return bool(marked == _mark(volume, plan))
+    return bool(marked == _mark(volume, plan.survivor))

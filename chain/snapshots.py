@@ -39,7 +39,18 @@ def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
 
 
 def carry_on_create(volume: Volume, operation: Operation) -> str:
-    """Do what is left of a creation; returns the consistency."""
+    """Do what is left of a creation; returns the consistency.
+
+    A guest that started on the layer below meanwhile would go on writing
+    to what is the snapshot then.
+    """
+    if operation.attached:
+        return _create(volume, operation)
+    with volume.kept_closed(operation.details['before'][-1]):
+        return _create(volume, operation)
+
+
+def _create(volume: Volume, operation: Operation) -> str:
     new = _New(volume, operation)
     if operation.step == 'overlay':
         volume.step('make the overlay')
@@ -160,22 +171,24 @@ def begin_revert(volume: Volume, snapshot_id: str,
 def carry_on_revert(volume: Volume, operation: Operation) -> None:
     """Put an empty overlay in place of the newest one.
 
-    The volume keeps its size: one never shrinks unasked.
+    A guest that started on the old one meanwhile would write to a file that
+    has no name.  The volume keeps its size: one never shrinks unasked.
     """
     name = str(operation.details['file'])
     path = volume.files.path(name)
     aside = path.with_name(name + '.tmp')
     below = str(operation.details['below'])
-    volume.step('make the overlay')
-    try:
-        volume.make_overlay(aside.name, below,
-                            int(operation.details['size']), like=name)
-    except errors.ImageToolFailed:
-        resume_revert(volume, operation)
-        raise
-    volume.step('put it in place')
-    aside.rename(path)
-    sync_folder(path.parent)
+    with volume.kept_closed(name):
+        volume.step('make the overlay')
+        try:
+            volume.make_overlay(aside.name, below,
+                                int(operation.details['size']), like=name)
+        except errors.ImageToolFailed:
+            resume_revert(volume, operation)
+            raise
+        volume.step('put it in place')
+        aside.rename(path)
+        sync_folder(path.parent)
     volume.finish()
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.guest import GuestSide
 from assisted_snapshots.chain.header import open_layer
+from assisted_snapshots.chain.lock import denied_to_qemu
 from assisted_snapshots.chain.lock import opened_by_qemu
 from assisted_snapshots.chain.lock import VolumeLock
 from assisted_snapshots.chain.names import VolumeFiles
@@ -181,6 +182,16 @@ class Volume:
             raise errors.VolumeInUse(
                 volume=self.files.name, user='a QEMU process',
                 reason=f'{name} is locked')
+
+    @contextmanager
+    def kept_closed(self, name: str) -> Iterator[None]:
+        """Keep guests off a layer; not for what qemu-img works on.
+
+        :raises VolumeInUse: one has it open.
+        """
+        with denied_to_qemu(self.files.path(name)):
+            self.check_closed(name)
+            yield
 
     def disagreement(self, reason: str) -> errors.Disagreement:
         """Return the error of a third state."""
