@@ -117,8 +117,9 @@ class Acceptor:
             try:
                 place = self._place(request.volume_id)
             except errors.VolumeNotFound:
-                if earlier is not None:
-                    return earlier
+                # Who asks has to know whether the guest had been moved.
+                if (told := self._same(draft)) is not None:
+                    return told
                 raise
             if earlier is not None and _names(place[2]) != request.before:
                 return earlier
@@ -133,8 +134,7 @@ class Acceptor:
         One that failed only to be made durable is proven again, for which
         they are needed.  Only a base is ever anything but qcow2.
         """
-        found = self._board.newest(draft.operation)
-        if found is not None and _layers_of(found) == _layers_of(draft):
+        if (found := self._same(draft)) is not None:
             return dict(found.formats)
         return dict.fromkeys(request.before[1:], 'qcow2')
 
@@ -168,6 +168,12 @@ class Acceptor:
                                         volume_id)
         preflight.check_disk(domain, disk)
         return domain, disk, preflight.layers(domain, disk)
+
+    def _same(self, draft: Record) -> Record | None:
+        """Return the last job of the same request, whatever became of it."""
+        found = self._board.newest(draft.operation)
+        same = found is not None and _layers_of(found) == _layers_of(draft)
+        return found if same else None
 
     def _earlier(self, draft: Record) -> Record | None:
         """Return an unfinished or successful job of the same request.

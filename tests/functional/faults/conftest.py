@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Generator
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,15 +19,13 @@ from tests.functional.lab.stage import Stage
 
 @pytest.fixture
 def scene(stage: Stage, make_agent: Callable[..., Agent],
-          monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+          monkeypatch: pytest.MonkeyPatch) -> Scene:
     """What a test stands on; its agent runs."""
     # An answer that died with its agent is missed sooner.
     monkeypatch.setattr('assisted_snapshots.rpcapi.guest._WAIT', 0.5)
     agent = make_agent(poll_interval=0.2)
     agent.start()
-    scene = Scene(stage, agent)
-    yield scene
-    scene.close()
+    return Scene(stage, agent)
 
 
 @pytest.hookimpl(wrapper=True)

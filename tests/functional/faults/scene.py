@@ -140,8 +140,9 @@ class Struck(Watched):
         """The port to the guest, through the agent."""
         side = super().guest_side(bandwidth)
         if self.pulls:
+            refusal = False, 'the test wants a pull'
             side.can_commit = (  # type: ignore[method-assign]
-                lambda _volume_id: (False, 'the test wants a pull'))
+                lambda volume_id: refusal)
         return side
 
     def aim(self, method: str) -> None:

@@ -68,6 +68,24 @@ def test_zeroes_written_over_data_are_proof(chain: Path) -> None:
     assert unproven(chain, 'v.s2', ['v.s1'], FORMATS) == ''
 
 
+def test_zeroes_of_a_removed_layer_hide_what_is_below(chain: Path) -> None:
+    tool(chain, 'qemu-img', 'create', '-f', 'qcow2', '-b', 'v', '-F', 'raw',
+         'v.s1')
+    tool(chain, 'qemu-io', '-c', 'write -z 0 64k', 'v.s1')
+    tool(chain, 'qemu-img', 'rebase', '-u', '-b', 'v', '-F', 'raw', 'v.s2')
+    found = unproven(chain, 'v.s2', ['v.s1'], FORMATS)
+    assert found == '65536 bytes at 0 of v.s1 are not mapped in v.s2'
+    tool(chain, 'qemu-io', '-c', 'write -z 0 64k', 'v.s2')
+    assert unproven(chain, 'v.s2', ['v.s1'], FORMATS) == ''
+
+
+def test_zeroes_over_nothing_need_no_proof(chain: Path) -> None:
+    tool(chain, 'qemu-img', 'create', '-f', 'qcow2', 'v.s1', '4M')
+    tool(chain, 'qemu-io', '-c', 'write -z 0 64k', 'v.s1')
+    tool(chain, 'qemu-img', 'rebase', '-u', '-b', '', 'v.s2')
+    assert unproven(chain, 'v.s2', ['v.s1'], FORMATS) == ''
+
+
 def test_every_removed_layer_counts(chain: Path) -> None:
     tool(chain, 'qemu-io', '-c', 'write 1M 64k', 'v.s2')
     assert unproven(chain, 'v.s2', ['v.s1'], FORMATS) == ''

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,18 @@ def test_the_child_is_left_alone_where_it_lies_right(disk: Disk) -> None:
     merge(disk.files, plan, QemuImg(disk.files.folder))
     assert child.read_bytes() == before
     assert read_header(child).backing == 'volume-1.s2'
+
+
+@pytest.mark.parametrize('direction', list(Direction))
+def test_layer_that_is_cut_off_is_not_read(disk: Disk, direction: Direction
+                                           ) -> None:
+    """QEMU reads zeroes from what is not there."""
+    plan = planned(disk, 's2', direction)
+    name, = plan.removed
+    path = disk.files.path(name)
+    os.truncate(path, path.stat().st_size // 2)
+    before = files(disk)
+    with pytest.raises(errors.BadLayer, match=f'{name}: .* truncated'):
+        merge(disk.files, plan, QemuImg(disk.files.folder))
+    assert files(disk) == before
+
