@@ -193,9 +193,12 @@ class MergeActions:
     def _not_durable(self, task: Task, sight: Sight, missing: str) -> float:
         task.flushes += 1
         attempts = self._tools.settings().flush_attempts
-        if sight.seen.presence is Presence.OFF:
+        if sight.seen.presence is Presence.OFF \
+                and task.record.method != 'active-commit':
             # QEMU died before its tables were written.  The removed layers
-            # still hold everything, so the files are merged once more.
+            # still hold everything, so the files are merged once more.  Not
+            # after a pivot (before which QEMU flushes): what the guest has
+            # written since is in the survivor only.
             return HAND_OVER
         if task.flushes < attempts:
             self._board.remark(task.record.id,

@@ -37,7 +37,9 @@ pivoting     gone                 guest-lost: nobody knows which layer was
 flushing     after                flushed and proven (again); the guest
                                   resumed if it was suspended for that
 flushing     shut off, after      proven on the files; what is missing is
-                                  merged again from the removed layers
+                                  merged again from the removed layers;
+                                  after a pivot not-durable instead, as the
+                                  guest has written to the survivor since
 flushing     gone                 proven on the files, or not-durable
 flushing     before               chain-mismatch: somebody moved it back
 any          another chain        chain-mismatch: nothing touched
