@@ -60,7 +60,6 @@ def test_client_that_lost_the_answer(
             one.delete(target)
     moved = one.live
     assert len(moved) == 3
-    one.snapshots_hold()
     forget(scene, journal)
     one.delete(target)
     assert one.live == moved
