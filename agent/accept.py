@@ -14,6 +14,7 @@ from dataclasses import replace
 import threading
 import uuid
 
+from assisted_snapshots.agent import files
 from assisted_snapshots.agent import preflight
 from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.tools import method
@@ -64,7 +65,7 @@ class Acceptor:
                 places = {d.volume_id: self._place(d.volume_id)
                           for d in request.disks}
             except errors.VolumeNotFound:
-                if earlier is not None:
+                if earlier is not None and files.written_to(earlier):
                     return earlier
                 raise
             if earlier is not None and all(
@@ -118,9 +119,11 @@ class Acceptor:
                 place = self._place(request.volume_id)
             except errors.VolumeNotFound:
                 # Who asks has to know whether the guest had been moved.
-                if (told := self._same(draft)) is not None:
-                    return told
-                raise
+                told = self._same(draft)
+                if told is None or told.state is State.DONE \
+                        and not files.as_left(told):
+                    raise
+                return told
             if earlier is not None and _names(place[2]) != request.before:
                 return earlier
             return self._new_merge(

@@ -19,6 +19,7 @@ from assisted_snapshots.agent.board import Task
 from assisted_snapshots.agent.decide import Action
 from assisted_snapshots.agent.decide import Presence
 from assisted_snapshots.agent.detached import FileActions
+from assisted_snapshots.agent.files import left_layers
 from assisted_snapshots.agent.hypervisor import BlockJob
 from assisted_snapshots.agent.observe import Sight
 from assisted_snapshots.agent.record import Record
@@ -168,6 +169,7 @@ class MergeActions:
             return self._not_durable(task, sight, missing)
         self._board.amend(
             record.id, state=State.DONE, done_bytes=record.total_bytes,
+            left=left_layers(record),
             note=('the abort came too late: ' if record.aborting else '')
                  + f'merged into {merge_request(record).survivor}, which is '
                    'on stable storage')

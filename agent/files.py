@@ -8,6 +8,7 @@ detached volumes.  Never unlinks anything.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import os
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.xml import Disk
 from assisted_snapshots.agent.xml import DiskLayer
 from assisted_snapshots.chain import errors as chain_errors
+from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.merge import Merge
 from assisted_snapshots.chain.names import VolumeFiles
@@ -26,6 +28,7 @@ from assisted_snapshots.chain.qemu_img import Secret
 from assisted_snapshots.chain.reader import read_layers
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import MergeRequest
 
 
@@ -92,3 +95,42 @@ def cost(record: Record) -> int:
     """Return how many bytes the layers occupy that a merge removes."""
     paths = [Path(record.folder, n) for n in merge_plan(record).removed]
     return sum(p.lstat().st_blocks * 512 for p in paths if p.exists())
+
+
+def left_layers(record: Record) -> dict[str, list[int]]:
+    """Return what tells the removed layers from others of their names."""
+    found: dict[str, list[int]] = {}
+    request = record.request
+    if not isinstance(request, MergeRequest):
+        return found
+    for name in set(request.merged) - {request.survivor}:
+        with contextlib.suppress(chain_errors.BadLayer), \
+                open_layer(Path(record.folder, name)) as fd:
+            status = os.fstat(fd)
+            found[name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def as_left(record: Record) -> bool:
+    """Tell whether what a merge has left is there unchanged, or unlinked.
+
+    Else a snapshot of the same name has been taken since.
+    """
+    return all(record.left.get(name) == mark
+               for name, mark in left_layers(record).items())
+
+
+def written_to(record: Record) -> bool:
+    """Tell whether a guest has written to the overlays of a snapshot.
+
+    One of the same name that was just made for another attempt is empty.
+    """
+    request = record.request
+    if not isinstance(request, CreateRequest):
+        return False
+    try:
+        return all(any(True for _ in qcow2.mapped(Path(
+            record.folders[disk.volume_id], disk.new_file)))
+            for disk in request.disks)
+    except chain_errors.BadLayer:
+        return False

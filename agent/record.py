@@ -44,6 +44,8 @@ class Record:
     :ivar aborting: somebody asked to abort.
     :ivar frozen: the guest's file systems may be frozen by this job.
     :ivar suspended: the guest may be suspended by this job.
+    :ivar left: of a merge that is done, removed layer -> size and time of
+        the last change, as it was left for whoever unlinks it.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Record:
     paused: bool = False
     frozen: bool = False
     suspended: bool = False
+    left: Mapping[str, list[int]] = field(default_factory=dict)
     done_bytes: int = 0
     total_bytes: int = 0
     bandwidth: int = 0
