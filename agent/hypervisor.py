@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 import json
+import threading
 from typing import Any
 
 import libvirt
@@ -60,6 +61,8 @@ class Hypervisor(Connection):
         super().__init__(uri, on_event)
         self._serials: dict[str, frozenset[str]] = {}
         self._stale: set[str] = set()
+        self._whole: dict[str, frozenset[str]] | None = None
+        self._index = threading.Lock()
 
     def _on_connected(self) -> None:
         self._serials = {}
@@ -96,16 +99,31 @@ class Hypervisor(Connection):
         An index of serials, kept fresh by events, says which guests to look
         at; where it knows of none, all are looked at.
         """
-        with self._guard:
-            stale, self._stale = self._stale, set()
-        for uuid in stale:
-            if self.domain(uuid) is None:
-                with self._guard:
-                    self._serials.pop(uuid, None)
-        with self._guard:
-            known = {u for u, s in self._serials.items() if volume_id in s}
+        with self._index:
+            known = self._known(volume_id)
         return (self._having(volume_id, known)
                 or self._having(volume_id, self._all()))
+
+    def _known(self, volume_id: str) -> set[str]:
+        """Return which guests the index says have a volume.
+
+        It must hold all guests, or one that is in it would hide that
+        another has the volume, too.
+        """
+        with self._guard:
+            stale, self._stale = self._stale, set()
+            index = self._serials
+        try:
+            for uuid in stale if self._whole is index else self._all():
+                if self.domain(uuid) is None:
+                    index.pop(uuid, None)
+        except errors.AgentError:
+            with self._guard:
+                self._stale |= stale
+            raise
+        self._whole = index
+        with self._guard:
+            return {u for u, s in index.items() if volume_id in s}
 
     def _having(self, volume_id: str,
                 uuids: Iterable[str]) -> tuple[xml.Domain, ...]:
