@@ -81,6 +81,7 @@ class Observation:
     :ivar age: seconds since the job was accepted.
     :ivar turn: one more merge may run.
     :ivar canceling: QEMU has been asked to give the block job up.
+    :ivar unread: why the layers of a guest that is off cannot be told.
     """
 
     presence: Presence
@@ -93,6 +94,7 @@ class Observation:
     age: float = 0.0
     turn: bool = True
     canceling: bool = False
+    unread: errors.AgentError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Limits:
 
 def decide(record: Record, seen: Observation, limits: Limits) -> Action:
     """Return the next action of an unfinished job."""
+    if seen.unread is not None:
+        return _unread(record, seen.unread, seen, limits)
     lost = [v for v in record.volumes if v not in seen.chains]
     if seen.presence is Presence.GONE or lost:
         if record.state is State.FLUSHING:
@@ -180,6 +184,16 @@ def _absent(record: Record, seen: Observation, limits: Limits,
     if record.state is State.PIVOTING:
         return _fail(errors.GuestLost(domain=record.domain, reason=what))
     return _fail(errors.GuestState(domain=record.domain, reason=what))
+
+
+def _unread(record: Record, why: errors.AgentError, seen: Observation,
+            limits: Limits) -> Action:
+    """Nobody can tell the chain; a crash of QEMU may have broken a layer."""
+    if record.aborting:
+        return Action(Do.ABORTED, f'aborted; {why}')
+    if seen.missing < limits.absent:
+        return Action(Do.WAIT, str(why), condition=Condition.WAITING)
+    return _fail(why)
 
 
 def _create(record: Record, seen: Observation, limits: Limits,

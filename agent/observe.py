@@ -62,8 +62,7 @@ class Observer:
         if domain is not None and domain.id and job is None:
             domain = self._hypervisor.domain(record.uuid)
             disks = _disks(record, domain)
-        layers = {v: preflight.layers(domain, disk)
-                  for v, disk in disks.items() if domain is not None}
+        layers, unread = _layers(domain, disks)
         chains = {v: tuple(n.name for n in found)
                   for v, found in layers.items()}
         mirror = next((d.mirror for d in disks.values() if d.mirror), None)
@@ -77,7 +76,8 @@ class Observer:
             chains=chains, job=job.method if job else '',
             ready=bool(mirror and mirror.ready == 'yes'), verdict=verdict,
             missing=_missing(task, expected), turn=turn,
-            age=time.time() - record.created, canceling=task.canceling)
+            age=time.time() - record.created, canceling=task.canceling,
+            unread=unread)
         return Sight(seen, domain, disks, layers, job)
 
     def _job(self, domain: Domain | None,
@@ -102,6 +102,19 @@ def _disks(record: Record, domain: Domain | None) -> dict[str, Disk]:
     found = {v: domain.by_serial(v) for v in record.volumes}
     return {v: disks[0] for v, disks in found.items()
             if len(disks) == 1 and disks[0].folder == record.folders[v]}
+
+
+def _layers(domain: Domain | None, disks: Mapping[str, Disk],
+            ) -> tuple[dict[str, tuple[DiskLayer, ...]],
+                       errors.NotSupported | None]:
+    """Return the layers of each disk, or why they cannot be told."""
+    if domain is None:
+        return {}, None
+    try:
+        return {v: preflight.layers(domain, disk)
+                for v, disk in disks.items()}, None
+    except errors.NotSupported as e:
+        return {}, e
 
 
 def _presence(domain: Domain | None) -> Presence:

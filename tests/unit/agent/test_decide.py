@@ -18,6 +18,7 @@ from assisted_snapshots.agent.decide import Observation
 from assisted_snapshots.agent.decide import Presence
 from assisted_snapshots.agent.decide import Verdict
 from assisted_snapshots.agent.record import Record
+from assisted_snapshots.rpcapi.errors import NotSupported
 from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import Kind
@@ -234,6 +235,19 @@ def test_mismatch_says_what_was_found_and_expected() -> None:
     error = decide(merge(RUNNING), sight(ACTIVE, OTHER), LIMITS).error
     assert 'v <- v.1 <- v.2 <- v.3' in str(error)
     assert 'expected v <- v.2' in str(error)
+
+
+@pytest.mark.parametrize(('fields', 'found', 'expected'), [
+    ({}, {}, Do.WAIT),
+    ({}, {'missing': 11}, 'not-supported'),
+    ({'aborting': True}, {}, Do.ABORTED)])
+def test_layers_that_cannot_be_told_do_not_hold_a_job_for_ever(
+        fields: dict[str, Any], found: dict[str, Any],
+        expected: Do | str) -> None:
+    seen = sight(OFF, None, unread=NotSupported(reason='is truncated'),
+                 **found)
+    assert outcome(decide(merge(RUNNING, **fields), seen, LIMITS)) \
+        == expected
 
 
 def test_waiting_for_a_turn_is_told() -> None:
