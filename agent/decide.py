@@ -123,7 +123,8 @@ def decide(record: Record, seen: Observation, limits: Limits) -> Action:
         return _unread(record, seen.unread, seen, limits)
     lost = [v for v in record.volumes if v not in seen.chains]
     if seen.presence is Presence.GONE or lost:
-        if record.state is State.FLUSHING:
+        if record.state is State.FLUSHING or record.kind is not Kind.CREATE \
+                and record.chains == record.after:
             # The guest had been on the planned chain; its files remain.
             return Action(Do.FLUSH)
         return _absent(record, seen, limits, lost)

@@ -78,6 +78,13 @@ M = pytest.mark.parametrize(('state', 'fields', 'presence', 'live', 'found',
     (ACCEPTED, {}, GONE, None, {}, Do.WAIT),
     (ACCEPTED, {}, GONE, None, {'missing': 11}, 'guest-state'),
     (ACCEPTED, {}, ACTIVE, None, {'missing': 11}, 'guest-state'),
+    # It was seen on the planned chain: what it wrote may be there only.
+    (ACCEPTED, {'chains': {'a': AFTER}}, GONE, None, {'missing': 11},
+     Do.FLUSH),
+    (RUNNING, {'chains': {'a': AFTER}}, GONE, None, {'missing': 11},
+     Do.FLUSH),
+    (RUNNING, {'chains': {'a': BEFORE}}, GONE, None, {'missing': 11},
+     'guest-state'),
     (ACCEPTED, {}, ACTIVE, OTHER, {}, 'chain-mismatch'),
     # Running: the call was about to be made.
     (RUNNING, {'started': False}, ACTIVE, BEFORE, {}, Do.START),
