@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+import contextlib
 import itertools
 import re
 import signal
 from typing import TypeVar
 
+from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.guest import AgentGuest
 from assisted_snapshots.rpcapi.messages import Job
 from tests.functional.lab import audit
@@ -78,6 +80,11 @@ class Scene(Ground):
             self.agent.kill()
         self.agent.options['crash_at'] = crash_at
         self.agent.start()
+
+    def revive_agent(self) -> None:
+        """Start the agent again as it was if it has died."""
+        if not self.agent.running:
+            self.agent.start(ready=False)
 
     def freeze_agent(self) -> None:
         """Stop the agent where it is; :meth:`thaw_agent` undoes it."""
@@ -145,11 +152,20 @@ class Struck(Watched):
                 lambda volume_id: refusal)
         return side
 
+    def stack(self, *records: int) -> list[str]:
+        """Snapshots with so many records between them, from the base on."""
+        made = []
+        for count in records[:-1]:
+            self.writer.write_more(count)
+            made.append(self.create())
+        self.writer.write_more(records[-1])
+        return made
+
     def aim(self, method: str) -> None:
         """Make layers whose delete goes by a method."""
         self.pulls = method == 'pull'
         self.method = method
-        self.doomed, *_ = self.layers(*(
+        self.doomed, *_ = self.stack(*(
             (300, 200, FEW) if method == 'commit' else (300, 200)))
 
     def begin(self, bandwidth: int = SLOW) -> tuple[Job, Future[Job]]:
@@ -163,6 +179,11 @@ class Struck(Watched):
         """Aim and begin."""
         self.aim(method)
         return self.begin(bandwidth)
+
+    def hurry(self, job: Job) -> None:
+        """Lift a job's limit, unless it has come to its end by itself."""
+        with contextlib.suppress(errors.JobState):
+            self.ground.client.set_bandwidth(job.id, 0)
 
     def unlimited(self) -> None:
         """Lift the limit of the block job behind the agent's back."""

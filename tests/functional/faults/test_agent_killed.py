@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.functional.faults.scene import PATIENT
 from tests.functional.faults.scene import Scene
 from tests.functional.faults.scene import Struck
+from tests.functional.lab import waiting
+from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
 
 MERGED = {'accepted', 'running', 'flushing', 'done'}
@@ -66,7 +69,7 @@ def test_active_commit(scene: Scene) -> None:
 def test_pull_to_a_base(scene: Scene) -> None:
     one = scene.one()
     one.pulls = True
-    one.layers(FEW, FEW)
+    one.stack(FEW, FEW)
 
     def newest() -> str:
         snapshot = one.create()
@@ -83,9 +86,25 @@ def test_flatten(scene: Scene) -> None:
     one.pulls = True
 
     def prepare() -> Callable[[], object]:
-        one.layers(FEW, FEW)
+        one.stack(FEW, FEW)
         return one.flatten
     states = scene.walk(prepare, one.whole)
     assert set(states) == MERGED
     assert {job.method for job in one.jobs} == {'snapshot', 'pull'}
     assert one.volume.name not in one.live
+
+
+def test_agents_that_never_live_long(scene: Scene) -> None:
+    """Each is killed at its second write, whatever it has taken up."""
+    one = scene.one()
+    one.aim('active-commit')
+    scene.restart_agent(crash_at=2)
+    rest = scene.later(one.delete, one.doomed)
+
+    def over() -> bool:
+        scene.revive_agent()
+        return rest.done()
+    waiting.until(over, 'the end of the delete', PATIENT)
+    done(rest.result(), 'active-commit')
+    assert len(scene.crashed_at()) >= 3
+    one.whole()

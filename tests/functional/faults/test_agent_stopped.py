@@ -24,7 +24,7 @@ def test_terminated_in_mid_job(scene: Scene, method: str) -> None:
                   > before['cur'], 'progress without an agent')
     assert not rest.done()
     scene.restart_agent()
-    scene.client.set_bandwidth(job.id, 0)
+    one.hurry(job)
     done(rest.result(PATIENT), method)
     assert one.jobs[-1].id == job.id
     one.whole()

@@ -38,7 +38,7 @@ def test_kill_after_done_loses_nothing(scene: Scene, method: str, base: str
                                        ) -> None:
     one = scene.one(base)
     one.pulls = method == 'pull'
-    target, *_ = one.layers(*((300, 150, FEW) if method == 'commit'
+    target, *_ = one.stack(*((300, 150, FEW) if method == 'commit'
                               else (300, 150)))
     one.idle()
     gone = set(one.live) - {one.delete(target).chains[one.volume.id][-1]}
@@ -49,7 +49,7 @@ def test_kill_after_done_loses_nothing(scene: Scene, method: str, base: str
 def test_kill_after_a_pull_to_a_base_loses_nothing(scene: Scene) -> None:
     one = scene.one()
     one.pulls = True
-    _, newest = one.layers(100, 200, 200)
+    _, newest = one.stack(100, 200, 200)
     one.idle()
     one.delete(newest)
     one.machine.kill()
@@ -58,7 +58,7 @@ def test_kill_after_a_pull_to_a_base_loses_nothing(scene: Scene) -> None:
 def test_bare_pull_loses_data(scene: Scene) -> None:
     """Without the flush the tests above would fail."""
     one = scene.one()
-    one.layers(300, 150)
+    one.stack(300, 150)
     one.idle()
     assert one.last is not None
     pull(one.machine, one.volume, None)

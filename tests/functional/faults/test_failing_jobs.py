@@ -57,7 +57,7 @@ def test_corrupt_layer(scene: Scene, base: str,
                        how: Callable[[Path], None]) -> None:
     """One that is read for a merge; QEMU sees only some of the damage."""
     one = scene.one(base)
-    oldest, _ = one.layers(300, 100, FEW)
+    oldest, _ = one.stack(300, 100, FEW)
     request = one.request(one.operations().plan(oldest), 0)
     one.idle()
     one.machine.destroy()

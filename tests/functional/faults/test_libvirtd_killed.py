@@ -31,7 +31,7 @@ def test_killed_in_mid_job(scene: Scene, libvirtd: Libvirtd, method: str
     job, rest = one.flight(method)
     restart(libvirtd)
     assert not rest.done()
-    scene.client.set_bandwidth(job.id, 0)
+    one.hurry(job)
     done(rest.result(PATIENT), method)
     one.whole()
 

@@ -16,6 +16,7 @@ from tests.functional.faults.scene import METHODS
 from tests.functional.faults.scene import PATIENT
 from tests.functional.faults.scene import Scene
 from tests.functional.faults.scene import Struck
+from tests.functional.lab import audit
 from tests.functional.ops.ground import done
 
 
@@ -23,9 +24,11 @@ from tests.functional.ops.ground import done
 def test_guest_is_started_again(scene: Scene, method: str) -> None:
     one = scene.one()
     job, rest = one.flight(method)
+    before = one.live
     one.die()
+    assert audit.layers(one.volume) == before
     one.live_again()
-    scene.client.set_bandwidth(job.id, 0)
+    one.hurry(job)
     done(rest.result(PATIENT), method)
     assert one.jobs[-1].id == job.id
     one.whole()
@@ -39,8 +42,10 @@ def flights(scene: Scene, persistent: bool
         one.aim(method)
     begun = [(one, one.begin()[1]) for one in guests]
     for one, rest in begun:
+        before = one.live
         assert not rest.done()
         one.die()
+        assert audit.layers(one.volume) == before
     return begun
 
 

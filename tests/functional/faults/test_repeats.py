@@ -27,7 +27,7 @@ from tests.functional.ops.ground import FEW
 def layered(one: Struck, method: str) -> str:
     """Four layers; the snapshot whose delete goes by a method."""
     one.pulls = method == 'pull'
-    snapshots = one.layers(300, 100, 100, 200 if one.pulls else FEW)
+    snapshots = one.stack(300, 100, 100, 200 if one.pulls else FEW)
     return snapshots[0 if method == 'commit' else -1]
 
 
