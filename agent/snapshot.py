@@ -128,6 +128,8 @@ class SnapshotActions:
             attempt.why_not = freeze.freeze()
             if not attempt.why_not and freeze.overdue:
                 attempt.why_not = 'freezing took too long'
+            elif not attempt.why_not and self._moved(record):
+                attempt.why_not = 'it had moved before it was frozen'
             if attempt.why_not and request.quiesce is Quiesce.REQUIRE:
                 attempt.error = errors.QuiesceFailed(
                     domain=record.domain, reason=attempt.why_not)
@@ -141,6 +143,17 @@ class SnapshotActions:
         finally:
             attempt.thawed = freeze.thaw()
         return attempt
+
+    def _moved(self, record: Record) -> bool:
+        """Tell whether an earlier attempt's call has moved the guest.
+
+        libvirtd carries out what an agent asked for that is dead by now.
+        """
+        if record.attempts == 1:
+            return False
+        domain = self._hypervisor.domain(record.uuid)
+        return domain is not None and record.after == {
+            v: _names(domain, v) for v in record.volumes}
 
     def _move(self, sight: Sight, request: CreateRequest) -> None:
         if sight.domain is None:

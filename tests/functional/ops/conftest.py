@@ -39,7 +39,6 @@ def ground(stage: Stage, shared_agent: Agent) -> Iterator[Ground]:
     ground = Ground(stage, shared_agent)
     mark = shared_agent.log.stat().st_size
     yield ground
-    ground.close()
     with open(shared_agent.log, 'rb') as log:
         log.seek(mark)
         (stage.folder / 'shared-agent.log').write_bytes(log.read())

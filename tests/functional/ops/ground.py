@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
+import threading
 from typing import TypeVar
 import uuid
 
@@ -26,7 +26,6 @@ from assisted_snapshots.chain.plan import MergePlan
 from assisted_snapshots.chain.qemu_img import Secret
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.rpcapi import errors
-from assisted_snapshots.rpcapi.client import AgentClient
 from assisted_snapshots.rpcapi.guest import AgentGuest
 from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import Job
@@ -51,9 +50,11 @@ T = TypeVar('T')
 
 CONSISTENT = 'filesystem-consistent'
 CRASH = 'crash-consistent'
-#: Records of a phase that makes a layer large, and of one that does not.
-MANY = 800
+#: Records between two snapshots: enough to tell them apart.
 FEW = 60
+#: Fillings of a layer in MiB.  The writer alone makes none larger than 8.
+SMALL = 0
+LARGE = 24
 #: Slow enough to catch any merge in flight.
 SLOW = MIB // 4
 
@@ -68,7 +69,6 @@ class Ground:
         self.stage = stage
         self.share = stage.share()
         self.client = agent.client()
-        self.threads = ThreadPoolExecutor()
         self.watched: list[Watched] = []
 
     def serve_with(self, agent: Agent) -> None:
@@ -96,9 +96,12 @@ class Ground:
         machine = self.guest(volume, persistent=persistent)
         return self.watch(machine, volume, delay=delay)
 
-    def later(self, work: Callable[[], T]) -> Future[T]:
+    def later(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Do something beside the test."""
-        return self.threads.submit(work)
+        future: Future[T] = Future()
+        threading.Thread(target=_into, args=(future, work, args),
+                         daemon=True).start()
+        return future
 
     def settle(self) -> None:
         """Prove everything: nothing lost, leaked, left over or damaged."""
@@ -110,9 +113,13 @@ class Ground:
         for one in self.watched:
             one.prove()
 
-    def close(self) -> None:
-        """Let nothing go on."""
-        self.threads.shutdown(cancel_futures=True)
+
+def _into(future: Future[T], work: Callable[..., T],
+          args: tuple[object, ...]) -> None:
+    try:
+        future.set_result(work(*args))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class Watched:
@@ -201,11 +208,29 @@ class Watched:
         self.writer.write_more(records)
         return then()
 
-    def layers(self, *sizes: int) -> list[str]:
-        """Snapshots with so many records between them, from the base on."""
-        made = [self.grow(size, self.create) for size in sizes[:-1]]
-        self.writer.write_more(sizes[-1])
+    def layers(self, *fillings: int) -> list[str]:
+        """Layers of such fillings, from the base on; their snapshots."""
+        made = []
+        for place, filling in enumerate(fillings):
+            if place:
+                made.append(self.create())
+            self.fill(filling)
+            self.writer.write_more(FEW)
         return made
+
+    def filling(self, megabytes: int) -> str:
+        """A command that writes zeroes where the writer does not.
+
+        The content stays provable: what was never written is zero as well.
+        """
+        device = self.machine.device(self.volume)
+        return (f'dd if=/dev/zero of=/dev/{device} bs=1M seek=16 '
+                f'count={megabytes} conv=notrunc,fsync 2>/dev/null')
+
+    def fill(self, megabytes: int) -> None:
+        """Make the active layer large."""
+        if megabytes:
+            self.machine.run(self.filling(megabytes))
 
     def delete(self, snapshot: str, bandwidth: int = 0) -> Job:
         """Delete a snapshot; the job as it ended."""
@@ -222,7 +247,7 @@ class Watched:
     def deleting(self, snapshot: str, bandwidth: int = SLOW
                  ) -> tuple[Job, Future[Job]]:
         """Begin to delete a snapshot; the running job, and the rest."""
-        rest = self.ground.later(lambda: self.delete(snapshot, bandwidth))
+        rest = self.ground.later(self.delete, snapshot, bandwidth)
         return self.running(rest), rest
 
     def running(self, rest: Future[Job]) -> Job:
@@ -264,13 +289,13 @@ class Watched:
 
     # What must be true --------------------------------------------------
 
-    def unchanged(self, act: Callable[[], T]) -> T:
+    def unchanged(self, act: Callable[..., T], *args: object) -> T:
         """Do something that must leave files and guest alone."""
         before = self._picture()
-        result = act()
-        after = self._picture()
-        assert after == before
-        return result
+        try:
+            return act(*args)
+        finally:
+            assert self._picture() == before
 
     def _picture(self) -> dict[str, object]:
         """Everything but what the guest itself writes to."""

@@ -13,7 +13,8 @@ from assisted_snapshots.rpcapi.messages import State
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
 from tests.functional.ops.ground import Ground
-from tests.functional.ops.ground import MANY
+from tests.functional.ops.ground import LARGE
+from tests.functional.ops.ground import SMALL
 from tests.functional.ops.ground import Watched
 
 
@@ -32,7 +33,7 @@ def cheapest(one: Watched, snapshot: str, up: bool) -> None:
 def test_small_overlay_is_committed_to_a_large_base(
         ground: Ground, fmt: str) -> None:
     one = ground.one(fmt)
-    snapshot, = one.layers(MANY, FEW)
+    snapshot, = one.layers(LARGE, SMALL)
     cheapest(one, snapshot, up=False)
     done(one.delete(snapshot), 'active-commit')
     assert one.live == one.names('')
@@ -43,7 +44,7 @@ def test_small_overlay_is_committed_to_a_large_base(
 def test_small_base_is_pulled_into_a_large_overlay(
         ground: Ground, fmt: str) -> None:
     one = ground.one(fmt)
-    snapshot, = one.layers(FEW, MANY)
+    snapshot, = one.layers(SMALL, LARGE)
     cheapest(one, snapshot, up=True)
     done(one.delete(snapshot), 'pull')
     assert one.live == one.names(snapshot)
@@ -58,13 +59,13 @@ def test_small_base_is_pulled_into_a_large_overlay(
 def test_snapshots_below_the_active_layer(ground: Ground, fmt: str) -> None:
     """Mid-chain there is one way; on top a pull to a base is another."""
     one = ground.one(fmt)
-    s1, s2, s3 = one.layers(MANY, FEW, MANY, FEW)
+    s1, s2, s3 = one.layers(LARGE, SMALL, LARGE, SMALL)
     done(one.delete(s2), 'commit')
     assert one.live == one.names('', s1, s3)
     done(one.delete(s1), 'commit')
     assert one.live == one.names('', s3)
     s4 = one.grow(FEW, one.create)
-    one.writer.write_more(MANY)
+    one.fill(LARGE)
     cheapest(one, s4, up=True)
     done(one.delete(s4), 'pull')
     assert one.live == one.names('', s4)
@@ -73,7 +74,7 @@ def test_snapshots_below_the_active_layer(ground: Ground, fmt: str) -> None:
 
 def test_creates_and_deletes_in_mixed_order(ground: Ground) -> None:
     one = ground.one('raw')
-    s1, s2, s3 = one.layers(FEW, FEW, FEW, FEW)
+    s1, s2, s3 = one.layers(SMALL, SMALL, SMALL, SMALL)
     one.delete(s2)
     s4 = one.create()
     s5 = one.grow(FEW, one.create)
@@ -99,7 +100,7 @@ def test_two_snapshots_of_the_same_moment(ground: Ground) -> None:
 
 def test_transient_guest(ground: Ground) -> None:
     one = ground.one(persistent=False)
-    s1, s2 = one.layers(MANY, FEW, FEW)
+    s1, s2 = one.layers(LARGE, SMALL, SMALL)
     one.delete(s1)
     one.delete(s2)
     assert one.live == one.names('')
@@ -107,18 +108,18 @@ def test_transient_guest(ground: Ground) -> None:
 
 def test_repeated_delete_touches_no_other_layer(ground: Ground) -> None:
     one = ground.one()
-    s1, s2, s3 = one.layers(FEW, FEW, FEW, FEW)
+    s1, s2, s3 = one.layers(SMALL, SMALL, SMALL, SMALL)
     request = one.request(one.operations().plan(s2), bandwidth=0)
     first = one.delete(s2)
-    again = one.unchanged(lambda: ground.client.merge(request))
+    again = one.unchanged(ground.client.merge, request)
     assert (again.id, again.state) == (first.id, first.state)
     assert list(one.expected) == [s1, s3]
 
 
 def test_two_guests_at_the_same_time(ground: Ground) -> None:
     both = [ground.one('raw'), ground.one('qcow2')]
-    snapshots = [one.layers(FEW, FEW)[0] for one in both]
-    ends = [ground.later(lambda one=one, s=s: one.delete(s))
+    snapshots = [one.layers(SMALL, SMALL)[0] for one in both]
+    ends = [ground.later(one.delete, s)
             for one, s in zip(both, snapshots, strict=True)]
     for end in ends:
         assert end.result(60).state is State.DONE

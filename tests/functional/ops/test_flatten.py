@@ -14,13 +14,14 @@ from tests.functional.lab.share import MIB
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
 from tests.functional.ops.ground import Ground
-from tests.functional.ops.ground import MANY
+from tests.functional.ops.ground import LARGE
+from tests.functional.ops.ground import SMALL
 
 
 def test_flatten_copies_the_overlays_where_the_base_is_large(
         ground: Ground) -> None:
     one = ground.one('raw')
-    one.layers(MANY, FEW, FEW)
+    one.layers(LARGE, SMALL, SMALL)
     done(one.flatten(), 'active-commit')
     assert one.live == one.names('')
     one.writer.write_more(FEW)
@@ -29,7 +30,7 @@ def test_flatten_copies_the_overlays_where_the_base_is_large(
 def test_flatten_copies_the_base_where_the_overlay_is_large(
         ground: Ground) -> None:
     one = ground.one()
-    _s1, s2 = one.layers(FEW, FEW, MANY)
+    _s1, s2 = one.layers(SMALL, SMALL, LARGE)
     done(one.flatten(), 'pull')
     assert one.live == one.names(s2)
     one.writer.write_more(FEW)
@@ -37,9 +38,9 @@ def test_flatten_copies_the_base_where_the_overlay_is_large(
 
 def test_flatten_keeps_snapshots_that_nobody_gave_up(ground: Ground) -> None:
     one = ground.one()
-    one.layers(FEW, FEW)
+    one.layers(SMALL, SMALL)
     with pytest.raises(errors.HasSnapshots):
-        one.unchanged(lambda: one.operations().flatten())
+        one.unchanged(one.operations().flatten)
     assert one.jobs[-1].kind == 'create'
 
 
@@ -49,7 +50,7 @@ def test_clone_from_a_snapshot_beside_the_guest(
         ground: Ground, tmp_path: Path, form: Format, size: int | None
         ) -> None:
     one = ground.one()
-    s1, s2 = one.layers(MANY, FEW, FEW)
+    s1, s2 = one.layers(LARGE, SMALL, SMALL)
     target = tmp_path / 'volume-clone'
     for snapshot in (s1, s2):
         one.operations().clone(snapshot, target, form, size)

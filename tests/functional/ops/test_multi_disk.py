@@ -96,7 +96,7 @@ def test_one_overlay_that_cannot_be_opened_moves_no_disk(
         job = ground.client.create_snapshot(request)
         return both[0].ended(job)
     with held(overlay):
-        job = both[0].unchanged(lambda: both[1].unchanged(submit))
+        job = both[0].unchanged(both[1].unchanged, submit)
     assert (job.state, job.error_code) == (State.FAILED, 'libvirt-failed')
     assert 'lock' in job.error
     remove_overlays(both, request)
@@ -110,8 +110,8 @@ def test_one_overlay_that_is_unfit_moves_no_disk(ground: Ground) -> None:
     bad = CreateRequest((request.disks[0], both[1].disk(
         request.disks[0].new_file + 'x')), Quiesce.OFF)
     with pytest.raises(errors.BadOverlay, match='is not there'):
-        both[0].unchanged(lambda: both[1].unchanged(
-            lambda: ground.client.create_snapshot(bad)))
+        both[0].unchanged(both[1].unchanged,
+                          ground.client.create_snapshot, bad)
     remove_overlays(both, request)
 
 
@@ -119,6 +119,6 @@ def test_disks_of_two_guests_are_refused(ground: Ground) -> None:
     both = [ground.one(), ground.one()]
     request = prepared(both)
     with pytest.raises(errors.InvalidRequest, match='different guests'):
-        both[0].unchanged(lambda: both[1].unchanged(
-            lambda: ground.client.create_snapshot(request)))
+        both[0].unchanged(both[1].unchanged,
+                          ground.client.create_snapshot, request)
     remove_overlays(both, request)

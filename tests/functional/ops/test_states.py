@@ -14,7 +14,8 @@ from tests.functional.lab.content import Bounds
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
 from tests.functional.ops.ground import Ground
-from tests.functional.ops.ground import MANY
+from tests.functional.ops.ground import LARGE
+from tests.functional.ops.ground import SMALL
 from tests.functional.ops.ground import Watched
 
 
@@ -42,7 +43,7 @@ def pause(one: Watched) -> Bounds:
 def test_paused_guest(ground: Ground) -> None:
     """Every direction while the processors stand still."""
     one = ground.one()
-    s1, s2 = one.layers(MANY, FEW, FEW)
+    s1, s2 = one.layers(LARGE, SMALL, SMALL)
     bounds = pause(one)
     assert take(one, bounds) == 'crash-consistent'
     assert 'paused' in one.jobs[-1].note
@@ -56,7 +57,7 @@ def test_paused_guest(ground: Ground) -> None:
     one.machine.resume()
     s4 = one.create()
     s5 = one.grow(FEW, one.create)
-    one.writer.write_more(MANY)
+    one.fill(LARGE)
     pause(one)
     done(one.delete(s5), 'pull')
     one.machine.resume()
@@ -70,7 +71,7 @@ def test_paused_guest_cannot_be_quiesced(ground: Ground) -> None:
     one.writer.write_more(FEW)
     bounds = pause(one)
     with pytest.raises(GuestFailed, match='paused') as caught:
-        one.unchanged(lambda: take(one, bounds, 'require'))
+        one.unchanged(take, one, bounds, 'require')
     assert caught.value.fields['code'] == 'quiesce-failed'
     one.machine.resume()
     one.writer.write_more(FEW)
@@ -99,7 +100,7 @@ def power_on(one: Watched) -> None:
 def test_shut_off_guest(ground: Ground, fmt: str) -> None:
     """Create and every direction, then the guest boots on the result."""
     one = ground.one(fmt)
-    s1, s2 = one.layers(MANY, FEW, FEW)
+    s1, s2 = one.layers(LARGE, SMALL, SMALL)
     bounds = power_off(one)
     assert take(one, bounds, 'require') == 'filesystem-consistent'
     s3 = newest(one)
@@ -118,7 +119,7 @@ def test_shut_off_guest(ground: Ground, fmt: str) -> None:
 def test_shut_off_guest_is_pulled_and_flattened(
         ground: Ground, fmt: str) -> None:
     one = ground.one(fmt)
-    s1, s2 = one.layers(FEW, FEW, MANY)
+    s1, s2 = one.layers(SMALL, SMALL, LARGE)
     power_off(one)
     done(one.delete(s2), 'pull')
     assert one.operations().state().chain.names == one.names('', s2)
@@ -127,7 +128,7 @@ def test_shut_off_guest_is_pulled_and_flattened(
     assert one.defined() == one.names(s2)[0]
     power_on(one)
     s4 = one.grow(FEW, one.create)
-    one.writer.write_more(MANY)
+    one.fill(LARGE)
     power_off(one)
     one.flatten()
     assert len(one.operations().state().chain.names) == 1
