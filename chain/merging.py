@@ -62,7 +62,7 @@ def _choose(volume: Volume, state: VolumeState, attached: bool,
         raise
     if (isinstance(made, MergePlan) and not attached
             and state.chain.active.encrypted
-            and made.method is Method.REBASE and made.new_backing):
+            and made.direction is Direction.UP and made.new_backing):
         # qemu-img cannot be told the new backing file's secret without
         # writing where it found it into the header.
         made = plan({Direction.DOWN})

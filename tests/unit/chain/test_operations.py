@@ -444,3 +444,17 @@ def test_headers_of_hostile_layers_are_refused_by_every_operation(
         with pytest.raises(errors.BadBacking, match='/etc/hostname'):
             act()
     assert snapshot(disk) == before
+
+
+def test_encrypted_layers_are_never_pulled_onto_a_base(
+        tmp_path: Path) -> None:
+    """qemu-img cannot; it would fail for ever."""
+    disk = Disk(tmp_path, 'luks', 4 * MIB)
+    disk.make()
+    disk.take('s1')
+    disk.write((CLUSTER, CLUSTER, 2))
+    disk.take('s2')
+    disk.write((0, 30 * CLUSTER, 3))
+    disk.operations().delete('s2')
+    del disk.snapshots['s2']
+    disk.verify()
