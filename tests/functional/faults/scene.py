@@ -27,6 +27,7 @@ from tests.functional.lab.share import Volume
 from tests.functional.lab.stage import Stage
 from tests.functional.ops.ground import FEW
 from tests.functional.ops.ground import Ground
+from tests.functional.ops.ground import LARGE
 from tests.functional.ops.ground import Watched
 
 T = TypeVar('T')
@@ -165,6 +166,8 @@ class Struck(Watched):
         """Make layers whose delete goes by a method."""
         self.pulls = method == 'pull'
         self.method = method
+        if not self.pulls:
+            self.fill(LARGE)  # a commit copies less, for the planner
         self.doomed, *_ = self.stack(*(
             (300, 200, FEW) if method == 'commit' else (300, 200)))
 

@@ -15,6 +15,7 @@ from tests.functional.faults.scene import Struck
 from tests.functional.lab import waiting
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import LARGE
 
 MERGED = {'accepted', 'running', 'flushing', 'done'}
 
@@ -41,7 +42,7 @@ def test_create(scene: Scene) -> None:
 
 def test_commit_in_mid_chain(scene: Scene) -> None:
     one = scene.one()
-    one.writer.write_more(300)
+    one.fill(LARGE)
     one.create()
 
     def oldest() -> str:
@@ -55,7 +56,7 @@ def test_commit_in_mid_chain(scene: Scene) -> None:
 
 def test_active_commit(scene: Scene) -> None:
     one = scene.one()
-    one.writer.write_more(300)
+    one.fill(LARGE)
 
     def only() -> str:
         snapshot = one.create()

@@ -27,6 +27,7 @@ from tests.functional.lab.guest import Guest
 from tests.functional.lab.share import MIB
 from tests.functional.lab.share import Volume
 from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import LARGE
 
 #: The guest's device, as QEMU calls it.
 DEVICE = '/machine/peripheral/virtio-disk0/virtio-backend'
@@ -38,8 +39,10 @@ def test_kill_after_done_loses_nothing(scene: Scene, method: str, base: str
                                        ) -> None:
     one = scene.one(base)
     one.pulls = method == 'pull'
+    if not one.pulls:
+        one.fill(LARGE)
     target, *_ = one.stack(*((300, 150, FEW) if method == 'commit'
-                              else (300, 150)))
+                             else (300, 150)))
     one.idle()
     gone = set(one.live) - {one.delete(target).chains[one.volume.id][-1]}
     one.machine.kill()

@@ -24,11 +24,12 @@ from tests.functional.faults.scene import PATIENT
 from tests.functional.faults.scene import Scene
 from tests.functional.lab.share import MIB
 from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import LARGE
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_share_runs_full(scene: Scene, method: str) -> None:
-    share = scene.stage.small_share(24 * MIB)
+    share = scene.stage.small_share(64 * MIB)
     volume = share.volume()
     one = scene.watch(scene.guest(volume), volume, delay=0.001)
     job, rest = one.flight(method)
@@ -57,6 +58,7 @@ def test_corrupt_layer(scene: Scene, base: str,
                        how: Callable[[Path], None]) -> None:
     """One that is read for a merge; QEMU sees only some of the damage."""
     one = scene.one(base)
+    one.fill(LARGE)
     oldest, _ = one.stack(300, 100, FEW)
     request = one.request(one.operations().plan(oldest), 0)
     one.idle()

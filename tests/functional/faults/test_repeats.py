@@ -22,11 +22,14 @@ from tests.functional.faults.scene import Scene
 from tests.functional.faults.scene import Struck
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
+from tests.functional.ops.ground import LARGE
 
 
 def layered(one: Struck, method: str) -> str:
     """Four layers; the snapshot whose delete goes by a method."""
     one.pulls = method == 'pull'
+    if not one.pulls:
+        one.fill(LARGE)
     snapshots = one.stack(300, 100, 100, 200 if one.pulls else FEW)
     return snapshots[0 if method == 'commit' else -1]
 
