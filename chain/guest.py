@@ -16,6 +16,10 @@ from typing import Protocol
 #: found on.  Only then may the work be done again on the files.
 NOT_MOVED = 'guest-state'
 
+#: The same for: there is a block job.  Asked again, it may be the very one
+#: that was begun the first time, by an agent that has forgotten it.
+BUSY = 'disk-busy'
+
 
 class GuestSide(Protocol):
     """Works on the disks of running (or defined, shut-off) guests.

@@ -17,6 +17,7 @@ from typing import Any
 from typing import TypeVar
 
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.guest import BUSY
 from assisted_snapshots.chain.guest import NOT_MOVED
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.merge import Merge
@@ -183,7 +184,8 @@ def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
         live = volume.ask()
         if resumed and live is None and _may_repeat(volume, plan, work, exc):
             return _take_over(volume, operation)
-        if live in (None, plan.before):
+        forgotten = resumed and exc.fields.get('code') == BUSY
+        if live in (None, plan.before) and not forgotten:
             _undo_if_nothing_is_lost(volume, operation, plan, live)
         raise
     live = volume.ask()

@@ -164,13 +164,16 @@ class _Watch:
         try:
             return self._ask(lambda: self._client.wait_job(
                 job.id, job.revision, _WAIT))
-        except errors.JobNotFound:
+        except errors.JobNotFound as lost:
             # The agent lost its journal.  The request says exactly what is
             # to be done, so submitting it again cannot do more than that.
             if self._lost:
                 raise
             self._lost = self._unsure = True
-            return self._ask(self._submit)
+            try:
+                return self._ask(self._submit)
+            except errors.DiskBusy as exc:
+                raise lost from exc  # by the lost job itself, perhaps
 
     def _ask(self, question: Callable[[], Job]) -> Job:
         """Ask until there is an answer or patience is over."""

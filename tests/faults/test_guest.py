@@ -186,6 +186,30 @@ def test_a_guest_killed_in_a_merge_loses_nothing(
     one.verify()
 
 
+def test_a_job_that_the_agent_forgot_is_not_given_up(
+        lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on in QEMU, and all the agent knows is that there is one."""
+    layers, subject, _ = MERGES['pull']
+    one = lab(*layers)
+    one.died('before the job')
+    with pytest.raises(Died):
+        one.operations.delete(subject)
+
+    def busy(volume_id: str, *_request: object) -> None:
+        raise errors.GuestFailed(volume=volume_id, code='disk-busy',
+                                 reason='there is a block job')
+    with monkeypatch.context() as patch:
+        patch.setattr(one.guest, 'merge', busy)
+        with pytest.raises(errors.GuestFailed, match='a block job'):
+            one.operations.delete(subject)
+    names = one.disk.files.name, *(
+        one.disk.files.overlay(f's{i}') for i in (1, 2))
+    one.guest.merge('1', subject, 'delete', names, names[1:], names[2])
+    one.operations.delete(subject)
+    del one.disk.snapshots[subject]
+    one.verify()
+
+
 def moved_and_killed(one: Lab, *writes: Write) -> None:
     """Have a guest move down, write there, and die before it is told."""
     def moment(now: str) -> None:

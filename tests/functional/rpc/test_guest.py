@@ -111,6 +111,15 @@ def test_agent_that_lost_its_journal_is_told_again(
     assert names(there) == ['merge', 'wait_job', 'merge']
 
 
+def test_lost_job_may_be_what_keeps_the_disk_busy(
+        peer: Peers, hasty: AgentClient) -> None:
+    """So nobody knows, which is not the same as a refusal."""
+    busy = errors.DiskBusy(domain='d', device='vda', job='pull')
+    peer(merge=Script(job(1, 'accepted'), busy), wait_job=Script(LOST))
+    with pytest.raises(errors.JobNotFound):
+        AgentGuest(hasty).merge(*MERGE)
+
+
 def test_agent_that_loses_every_job_is_given_up(
         peer: Peers, hasty: AgentClient) -> None:
     peer(merge=Script(job(1, 'accepted'), job(1, 'accepted')),
