@@ -8,12 +8,15 @@ decrypt onto a share.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import os
 from pathlib import Path
 from types import MappingProxyType
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import names
+from assisted_snapshots.chain.lock import VolumeLock
 from assisted_snapshots.chain.merge import image
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.qemu_img import Image
@@ -57,6 +60,16 @@ def begin_clone(volume: Volume, snapshot_id: str, target: Path,
 def carry_on_clone(volume: Volume, operation: Operation) -> None:
     """Copy, flush, resize, and give it its name."""
     target = _target(volume, operation)
+    with _reserved(volume, target):
+        try:
+            _check_target(volume, target)
+        except errors.BadTarget:  # another clone was faster
+            volume.drop()
+            raise
+        _clone(volume, operation, target)
+
+
+def _clone(volume: Volume, operation: Operation, target: Path) -> None:
     form = Format(operation.details['format'])
     source = image(volume.files, str(operation.details['source']),
                    volume.formats())
@@ -66,7 +79,7 @@ def carry_on_clone(volume: Volume, operation: Operation) -> None:
         _write(volume, operation, source, aside, made)
     except errors.ImageToolFailed:
         aside.unlink(missing_ok=True)
-        resume_clone(volume, operation)
+        _undo_clone(volume, target)
         raise
     volume.step('flush')
     fd = os.open(aside, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -101,11 +114,30 @@ def resume_clone(volume: Volume, operation: Operation) -> None:
     journal; the next clone of that name replaces what is there.
     """
     target = _target(volume, operation)
+    with _reserved(volume, target):
+        _undo_clone(volume, target)
+
+
+def _undo_clone(volume: Volume, target: Path) -> None:
     if target.parent == volume.files.folder:
         volume.remove(target.with_name(target.name + '.tmp'))
         if not target.exists():
             volume.remove(target.with_name(target.name + '.journal'))
+            volume.remove(VolumeFiles(target.parent, target.name).lock)
     volume.drop()
+
+
+@contextmanager
+def _reserved(volume: Volume, target: Path) -> Iterator[None]:
+    """Keep others off a clone that will be a volume of the same share.
+
+    Clones of two volumes could else write to one temporary file.
+    """
+    if target.parent != volume.files.folder:
+        yield
+        return
+    with VolumeLock(VolumeFiles(target.parent, target.name)):
+        yield
 
 
 def begin_extend(volume: Volume, size: int,

@@ -79,7 +79,8 @@ def clone(target: str, form: Format) -> Case:
     return Case(
         (MUCH, ZEROES, LITTLE),
         lambda ops, folder: ops.clone('s2', folder / target, form, 2 * MIB),
-        lambda disk: None, also=frozenset({target, f'{target}.journal'}))
+        lambda disk: None, also=frozenset({
+            target, f'{target}.journal', f'{target}.lock'}))
 
 
 def _take(disk: Disk) -> None:
@@ -239,7 +240,7 @@ def expect(case: Case, disk: Disk) -> None:
         == after.snapshots.keys()
     after.verify(also=case.also)
     for name in case.also:
-        if not name.endswith('.journal'):
+        if not name.endswith(('.journal', '.lock')):
             copy = Disk(disk.files.folder, disk.kind, name=name)
             copy.now = bytearray(disk.snapshots['s2'] + bytes(MIB))
             found = copy.unpinned().state().chain

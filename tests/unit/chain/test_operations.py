@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import threading
 
 import pytest
 
@@ -80,7 +81,8 @@ def test_backing_names_are_bare_and_formats_said(disk: Disk) -> None:
 def test_clone(disk: Disk, form: Format, size: int | None) -> None:
     target = disk.files.folder / 'volume-2'
     disk.operations().clone('s2', target, form, size)
-    disk.verify(also={'volume-2', 'volume-2.journal'})
+    disk.verify(also={'volume-2', 'volume-2.journal',
+                      'volume-2.lock'})
     copy = Disk(disk.files.folder, 'qcow2', name='volume-2')
     state = copy.unpinned().state()
     assert state.chain.active.format is form
@@ -458,3 +460,34 @@ def test_encrypted_layers_are_never_pulled_onto_a_base(
     disk.operations().delete('s2')
     del disk.snapshots['s2']
     disk.verify()
+
+
+def test_two_clones_of_one_name(tmp_path: Path) -> None:
+    """Of two volumes at the same time: one is made, whole."""
+    disks = [Disk(tmp_path, 'qcow2', name=f'volume-{name}') for name in 'ab']
+    for number, disk in enumerate(disks, 1):
+        disk.make()
+        disk.write((0, 8 * CLUSTER, number))
+        disk.take('s')
+    target = tmp_path / 'volume-c'
+    told: list[str] = []
+
+    def clone(disk: Disk, observer: Callable[[str], None]) -> None:
+        try:
+            disk.operations(observer=observer).clone('s', target)
+            told.append(disk.files.name)
+        except errors.BadTarget as exc:
+            told.append(str(exc))
+
+    other = threading.Thread(target=clone, args=(disks[1], lambda _step: None))
+
+    def meanwhile(step: str) -> None:
+        if step == 'flush':
+            other.start()
+            other.join(1)
+
+    clone(disks[0], meanwhile)
+    other.join()
+    assert told == ['volume-a', f'{target}: exists already']
+    assert disks[0].content(target.name) == disks[0].snapshots['s']
+    assert [disk.operations().check() for disk in disks] == [[], []]
