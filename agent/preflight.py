@@ -108,6 +108,7 @@ def check_overlay(disk: Disk, chain: tuple[DiskLayer, ...],
     try:
         new = header.read_header(folder / new_file)
         size, encrypted = _active(folder, active)
+        used = any(True for _ in qcow2.mapped(folder / new_file))
     except chain_errors.BadLayer as e:
         raise errors.BadOverlay(file=e.fields['file'],
                                 reason=e.fields.get('reason',
@@ -126,6 +127,9 @@ def check_overlay(disk: Disk, chain: tuple[DiskLayer, ...],
                   f'unlike {active.name}')
     elif new.encrypted and not disk.secret:
         reason = 'is encrypted, but the guest has no secret for its disk'
+    elif used:
+        reason = ('holds data already, which the guest would see as if it '
+                  'had written them')
     if reason:
         raise errors.BadOverlay(file=folder / new_file, reason=reason)
 

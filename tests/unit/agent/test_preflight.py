@@ -45,6 +45,13 @@ def test_good_overlay(disk: Disk) -> None:
     preflight.check_overlay(disk, disk.layers, 'v.s1')
 
 
+@pytest.mark.parametrize('command', ['write 1M 64k', 'write -z 1M 64k'])
+def test_not_empty(disk: Disk, command: str) -> None:
+    """The guest would see what it never wrote."""
+    tool(Path(disk.folder), 'qemu-io', '-c', command, 'v.s1')
+    assert 'holds data already' in refusal(disk)
+
+
 def test_missing(disk: Disk) -> None:
     assert 'is not there' in refusal(disk, 'v.s2')
 
