@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 import fcntl
 import os
 from pathlib import Path
@@ -20,6 +21,9 @@ from types import TracebackType
 
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.names import VolumeFiles
+
+# Agent, Cinder and command line may be users of one group.
+_MODE = 0o660
 
 _FLOCK = struct.Struct('hhqqi4x')
 # QEMU's block/file-posix.c: a byte for each permission in use, and one for
@@ -45,8 +49,10 @@ class VolumeLock:
     def __enter__(self) -> VolumeLock:
         while True:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-                         | os.O_CLOEXEC, 0o660)
+                         | os.O_CLOEXEC, _MODE)
             try:
+                with suppress(PermissionError):  # another user's file
+                    os.fchmod(fd, _MODE)  # whatever the umask took away
                 _lock(fd)
                 if _same(fd, self._path):
                     self._fd = fd

@@ -38,6 +38,16 @@ def test_held_inside_and_free_outside(files: VolumeFiles) -> None:
     assert free(files)
 
 
+def test_a_member_of_the_group_can_lock_too(files: VolumeFiles) -> None:
+    before = os.umask(0o077)
+    try:
+        with VolumeLock(files):
+            pass
+    finally:
+        os.umask(before)
+    assert files.lock.stat().st_mode & 0o777 == 0o660
+
+
 def test_threads_take_turns(files: VolumeFiles) -> None:
     inside = []
     barrier = threading.Barrier(4)
