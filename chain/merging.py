@@ -210,7 +210,10 @@ def _undo_if_nothing_is_lost(volume: Volume, operation: Operation,
     except errors.OperationInFlight:
         return
     if state.chain.names == plan.before == (live or plan.before):
-        volume.drop()
+        # A share may be too full even for the journal.  The merge then waits
+        # to be repeated, and the caller learns why it failed, not that.
+        with contextlib.suppress(OSError):
+            volume.drop()
 
 
 def _repeatable(volume: Volume, operation: Operation,

@@ -52,14 +52,16 @@ def damaged(path: Path, how: Callable[[Path], None]) -> Iterator[None]:
 def full(folder: Path) -> Iterator[None]:
     """Fill a file system up for a while, to the last block."""
     ballast = folder / 'ballast'
-    with open(ballast, 'wb', buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(_CHUNK))
-                if not file.tell() % (256 * _CHUNK):
-                    os.fsync(file.fileno())
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
+    with open(ballast, 'wb') as file:
+        size, step = 0, 1 << 24
+        while step >= _CHUNK:
+            try:
+                os.posix_fallocate(file.fileno(), size, step)
+                size += step
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                step //= 2
+        os.fsync(file.fileno())
     yield
     ballast.unlink()

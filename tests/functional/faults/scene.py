@@ -162,14 +162,25 @@ class Struck(Watched):
         self.writer.write_more(records[-1])
         return made
 
-    def aim(self, method: str) -> None:
-        """Make layers whose delete goes by a method."""
-        self.pulls = method == 'pull'
-        self.method = method
-        if not self.pulls:
-            self.fill(LARGE)  # a commit copies less, for the planner
-        self.doomed, *_ = self.stack(*(
-            (300, 200, FEW) if method == 'commit' else (300, 200)))
+    def aim(self, method: str, megabytes: int = 0) -> None:
+        """Make layers whose delete goes by a method.
+
+        :param megabytes: of clusters that only the upper layer has.
+        """
+        self.pulls, self.method = method == 'pull', method
+        # The planner finds a commit cheaper, and a pull takes its time,
+        # however fast the writer is.
+        self.fill(LARGE)
+        self.writer.write_more(700)
+        self.doomed = self.create()
+        if megabytes:
+            device = self.machine.device(self.volume)
+            self.machine.run(f'dd if=/dev/zero of=/dev/{device} bs=1M '
+                             f'seek=44 count={megabytes} conv=notrunc,fsync')
+        self.writer.write_more(200)
+        if method == 'commit':
+            self.create()
+            self.writer.write_more(FEW)
 
     def begin(self, bandwidth: int = SLOW) -> tuple[Job, Future[Job]]:
         """Begin a delete that takes a while; the running job."""

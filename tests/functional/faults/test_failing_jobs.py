@@ -29,11 +29,12 @@ from tests.functional.ops.ground import LARGE
 
 @pytest.mark.parametrize('method', METHODS)
 def test_share_runs_full(scene: Scene, method: str) -> None:
-    share = scene.stage.small_share(64 * MIB)
+    share = scene.stage.small_share(96 * MIB)
     volume = share.volume()
     one = scene.watch(scene.guest(volume), volume, delay=0.001)
-    job, rest = one.flight(method)
+    one.aim(method, 12)
     one.idle()
+    job, rest = one.begin()
     before = one.live
     with full(share.folder):
         one.unlimited()
