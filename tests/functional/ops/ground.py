@@ -96,6 +96,12 @@ class Ground:
         machine = self.guest(volume, persistent=persistent)
         return self.watch(machine, volume, delay=delay)
 
+    def pair(self) -> list[Watched]:
+        """One guest that writes on a raw and on a qcow2 volume."""
+        volumes = [self.share.volume('raw'), self.share.volume('qcow2')]
+        machine = self.guest(*volumes)
+        return [self.watch(machine, volume) for volume in volumes]
+
     def later(self, work: Callable[..., T], *args: object) -> Future[T]:
         """Do something beside the test."""
         future: Future[T] = Future()
@@ -303,7 +309,7 @@ class Watched:
         live = self.live
         return {'live': live, 'info': self.volume.info,
                 'files': {p.name for p in folder.iterdir()
-                          if not p.name.endswith('.lock')},
+                          if not p.name.endswith(('.lock', '.journal'))},
                 'layers': {name: (folder / name).stat().st_mtime_ns
                            for name in live[:-1]}}
 

@@ -7,8 +7,6 @@ was copied, the plan has to say before and the files show afterwards.
 
 from __future__ import annotations
 
-import pytest
-
 from assisted_snapshots.rpcapi.messages import State
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
@@ -29,47 +27,43 @@ def cheapest(one: Watched, snapshot: str, up: bool) -> None:
     assert (below < overlay) is up
 
 
-@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
 def test_small_overlay_is_committed_to_a_large_base(
-        ground: Ground, fmt: str) -> None:
-    one = ground.one(fmt)
-    snapshot, = one.layers(LARGE, SMALL)
-    cheapest(one, snapshot, up=False)
-    done(one.delete(snapshot), 'active-commit')
-    assert one.live == one.names('')
-    one.writer.write_more(FEW)
+        ground: Ground) -> None:
+    for one in ground.pair():
+        snapshot, = one.layers(LARGE, SMALL)
+        cheapest(one, snapshot, up=False)
+        done(one.delete(snapshot), 'active-commit')
+        assert one.live == one.names('')
+        one.writer.write_more(FEW)
 
 
-@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
-def test_small_base_is_pulled_into_a_large_overlay(
-        ground: Ground, fmt: str) -> None:
-    one = ground.one(fmt)
-    snapshot, = one.layers(SMALL, LARGE)
-    cheapest(one, snapshot, up=True)
-    done(one.delete(snapshot), 'pull')
-    assert one.live == one.names(snapshot)
-    assert one.volume.info == {'active': one.live[0]}
-    # The volume lives on in its overlay: all goes on as before.
-    second = one.grow(FEW, one.create)
-    one.writer.write_more(FEW)
-    one.delete(second)
+def test_small_base_is_pulled_into_a_large_overlay(ground: Ground) -> None:
+    for one in ground.pair():
+        snapshot, = one.layers(SMALL, LARGE)
+        cheapest(one, snapshot, up=True)
+        done(one.delete(snapshot), 'pull')
+        assert one.live == one.names(snapshot)
+        assert one.volume.info == {'active': one.live[0]}
+        # The volume lives on in its overlay: all goes on as before.
+        second = one.grow(FEW, one.create)
+        one.writer.write_more(FEW)
+        one.delete(second)
 
 
-@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
-def test_snapshots_below_the_active_layer(ground: Ground, fmt: str) -> None:
+def test_snapshots_below_the_active_layer(ground: Ground) -> None:
     """Mid-chain there is one way; on top a pull to a base is another."""
-    one = ground.one(fmt)
-    s1, s2, s3 = one.layers(LARGE, SMALL, LARGE, SMALL)
-    done(one.delete(s2), 'commit')
-    assert one.live == one.names('', s1, s3)
-    done(one.delete(s1), 'commit')
-    assert one.live == one.names('', s3)
-    s4 = one.grow(FEW, one.create)
-    one.fill(LARGE)
-    cheapest(one, s4, up=True)
-    done(one.delete(s4), 'pull')
-    assert one.live == one.names('', s4)
-    one.writer.write_more(FEW)
+    for one in ground.pair():
+        s1, s2, s3 = one.layers(LARGE, SMALL, LARGE, SMALL)
+        done(one.delete(s2), 'commit')
+        assert one.live == one.names('', s1, s3)
+        done(one.delete(s1), 'commit')
+        assert one.live == one.names('', s3)
+        s4 = one.grow(FEW, one.create)
+        one.fill(LARGE)
+        cheapest(one, s4, up=True)
+        done(one.delete(s4), 'pull')
+        assert one.live == one.names('', s4)
+        one.writer.write_more(FEW)
 
 
 def test_creates_and_deletes_in_mixed_order(ground: Ground) -> None:
@@ -88,7 +82,7 @@ def test_creates_and_deletes_in_mixed_order(ground: Ground) -> None:
 
 
 def test_two_snapshots_of_the_same_moment(ground: Ground) -> None:
-    """Empty layers: a paused guest has written nothing in between."""
+    """What little lies between them is kept apart all the same."""
     one = ground.one()
     s1 = one.grow(FEW, one.create)
     s2, s3 = one.create(), one.create()

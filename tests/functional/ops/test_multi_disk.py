@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 import subprocess
 import uuid
@@ -25,16 +26,6 @@ from tests.functional.ops.ground import Ground
 from tests.functional.ops.ground import Watched
 
 
-def two_disks(ground: Ground) -> list[Watched]:
-    """One guest that writes on a raw and a qcow2 volume."""
-    volumes = [ground.share.volume('raw'), ground.share.volume('qcow2')]
-    machine = ground.guest(*volumes)
-    both = [ground.watch(machine, volume) for volume in volumes]
-    for one in both:
-        one.writer.write_more(FEW)
-    return both
-
-
 def prepared(both: list[Watched]) -> CreateRequest:
     """A request with a good overlay for every disk."""
     snapshots = [str(uuid.uuid4()) for _ in both]
@@ -44,14 +35,8 @@ def prepared(both: list[Watched]) -> CreateRequest:
         for one, snapshot in zip(both, snapshots, strict=True)), Quiesce.OFF)
 
 
-def remove_overlays(both: list[Watched], request: CreateRequest) -> None:
-    """Tidy up what a refused request leaves with its caller."""
-    for one, disk in zip(both, request.disks, strict=True):
-        (one.volume.folder / disk.new_file).unlink()
-
-
 def test_two_disks_move_together(ground: Ground) -> None:
-    both = two_disks(ground)
+    both = ground.pair()
     request = prepared(both)
     with ExitStack() as stack:
         moments = [stack.enter_context(Moment(one.writer)) for one in both]
@@ -86,39 +71,36 @@ def _locked(image: Path) -> bool:
     return any(f':{node} ' in line for line in locks)
 
 
-def test_one_overlay_that_cannot_be_opened_moves_no_disk(
-        ground: Ground) -> None:
-    both = two_disks(ground)
+def test_one_bad_overlay_moves_no_disk(ground: Ground) -> None:
+    both = ground.pair()
     request = prepared(both)
-    overlay = both[1].volume.folder / request.disks[1].new_file
+    good, bad = request.disks
+    unfit = CreateRequest((good, replace(bad, new_file=bad.new_file + 'x')),
+                          Quiesce.OFF)
+    with pytest.raises(errors.BadOverlay, match='is not there'):
+        both[0].unchanged(both[1].unchanged, ground.client.create_snapshot,
+                          unfit)
 
     def submit() -> Job:
-        job = ground.client.create_snapshot(request)
-        return both[0].ended(job)
-    with held(overlay):
+        return both[0].ended(ground.client.create_snapshot(request))
+    # QEMU alone can find this out, in the middle of the transaction.
+    with held(both[1].volume.folder / bad.new_file):
         job = both[0].unchanged(both[1].unchanged, submit)
     assert (job.state, job.error_code) == (State.FAILED, 'libvirt-failed')
     assert 'lock' in job.error
-    remove_overlays(both, request)
-    for one in both:
+    for one, disk in zip(both, request.disks, strict=True):
         one.writer.write_more(FEW)
-
-
-def test_one_overlay_that_is_unfit_moves_no_disk(ground: Ground) -> None:
-    both = two_disks(ground)
-    request = prepared(both)
-    bad = CreateRequest((request.disks[0], both[1].disk(
-        request.disks[0].new_file + 'x')), Quiesce.OFF)
-    with pytest.raises(errors.BadOverlay, match='is not there'):
-        both[0].unchanged(both[1].unchanged,
-                          ground.client.create_snapshot, bad)
-    remove_overlays(both, request)
+        (one.volume.folder / disk.new_file).unlink()
 
 
 def test_disks_of_two_guests_are_refused(ground: Ground) -> None:
-    both = [ground.one(), ground.one()]
-    request = prepared(both)
+    one = ground.one()
+    other = ground.share.volume()
+    ground.stage.guest(other).define()
+    overlays = [one.disk(ground.share.overlay(volume, 's1').name)
+                for volume in (one.volume, other)]
+    request = CreateRequest(
+        (overlays[0], replace(overlays[1], volume_id=other.id)), Quiesce.OFF)
     with pytest.raises(errors.InvalidRequest, match='different guests'):
-        both[0].unchanged(both[1].unchanged,
-                          ground.client.create_snapshot, request)
-    remove_overlays(both, request)
+        one.unchanged(ground.client.create_snapshot, request)
+    one.volume.layer('s1').unlink()

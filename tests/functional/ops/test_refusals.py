@@ -52,6 +52,13 @@ def data_file(path: Path, active: Path) -> None:
                'qcow2', path, cwd=path.parent)
 
 
+def with_data(path: Path, active: Path) -> None:
+    images.create(path, 'qcow2', 64 * MIB)
+    images.io(path, 'qcow2', ['write -P 1 1M 64k'])
+    images.run('rebase', '-u', '-f', 'qcow2', '-b', active.name, '-F',
+               'qcow2', path)
+
+
 def symlink(path: Path, active: Path) -> None:
     target = path.with_name(path.name + '-target')
     overlay(target, active)
@@ -90,6 +97,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
                 'virtual size'),
     'raw pinned': (lambda path, active: overlay(path, active, 64 * MIB,
                                                 'raw'), 'pins raw'),
+    'holding data': (with_data, 'holds data'),
     'with a data file': (data_file, 'data'),
     'with an unknown feature': (corrupt, 'feature'),
     'encrypted': (encrypted, 'encrypted'),

@@ -45,6 +45,9 @@ def test_paused_guest(ground: Ground) -> None:
     one = ground.one()
     s1, s2 = one.layers(LARGE, SMALL, SMALL)
     bounds = pause(one)
+    with pytest.raises(GuestFailed, match='paused') as caught:
+        one.unchanged(take, one, bounds, 'require')
+    assert caught.value.fields['code'] == 'quiesce-failed'
     assert take(one, bounds) == 'crash-consistent'
     assert 'paused' in one.jobs[-1].note
     s3 = newest(one)
@@ -66,75 +69,68 @@ def test_paused_guest(ground: Ground) -> None:
     assert list(one.expected) == [s4]
 
 
-def test_paused_guest_cannot_be_quiesced(ground: Ground) -> None:
-    one = ground.one()
-    one.writer.write_more(FEW)
-    bounds = pause(one)
-    with pytest.raises(GuestFailed, match='paused') as caught:
-        one.unchanged(take, one, bounds, 'require')
-    assert caught.value.fields['code'] == 'quiesce-failed'
-    one.machine.resume()
-    one.writer.write_more(FEW)
+def power_off(*all_: Watched) -> None:
+    """Let the guest of these volumes power itself off."""
+    machine = all_[0].machine
+    for one in all_:
+        one.stop()
+    machine.run('(sleep 0.1; echo o >/proc/sysrq-trigger) '
+                '</dev/null >/dev/null 2>&1 &')
+    waiting.until(lambda: not machine.active(), 'the power going off')
 
 
-def power_off(one: Watched) -> Bounds:
-    """Let the guest power itself off; where its disk ends."""
-    one.stop()
-    assert one.last is not None
-    one.machine.run('(sleep 0.1; echo o >/proc/sysrq-trigger) '
-                    '</dev/null >/dev/null 2>&1 &')
-    waiting.until(lambda: not one.machine.active(), 'the power going off')
-    return one.last
-
-
-def power_on(one: Watched) -> None:
+def power_on(*all_: Watched) -> None:
     """Boot the guest as it is defined and go on writing."""
-    assert one.last is not None
-    one.machine.start()
-    assert one.live == one.operations().state().chain.names
-    one.writer.start(after=one.last.highest)
-    one.last = None
+    all_[0].machine.start()
+    for one in all_:
+        assert one.live == one.operations().state().chain.names
+        assert one.last is not None
+        one.writer.start(after=one.last.highest)
+        one.last = None
 
 
-@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
-def test_shut_off_guest(ground: Ground, fmt: str) -> None:
-    """Create and every direction, then the guest boots on the result."""
-    one = ground.one(fmt)
-    s1, s2 = one.layers(LARGE, SMALL, SMALL)
-    bounds = power_off(one)
-    assert take(one, bounds, 'require') == 'filesystem-consistent'
-    s3 = newest(one)
-    assert one.defined() == one.names(s3)[0]
-    done(one.delete(s2), 'commit')
-    assert one.defined() == one.names(s3)[0]
-    assert one.operations().state().chain.names == one.names('', s1, s3)
-    done(one.delete(s3), 'active-commit')
-    assert one.defined() == one.names(s1)[0]
-    power_on(one)
-    assert one.live == one.names('', s1)
-    one.writer.write_more(FEW)
+def test_shut_off_guest(ground: Ground) -> None:
+    """Create and every commit, then the guest boots on the result."""
+    both = ground.pair()
+    made = [one.layers(LARGE, SMALL, SMALL) for one in both]
+    power_off(*both)
+    for one, (s1, s2) in zip(both, made, strict=True):
+        assert one.last is not None
+        assert take(one, one.last, 'require') == 'filesystem-consistent'
+        s3 = newest(one)
+        assert one.defined() == one.names(s3)[0]
+        done(one.delete(s2), 'commit')
+        assert one.defined() == one.names(s3)[0]
+        assert one.operations().state().chain.names == one.names('', s1, s3)
+        done(one.delete(s3), 'active-commit')
+        assert one.defined() == one.names(s1)[0]
+    power_on(*both)
+    for one, (s1, _s2) in zip(both, made, strict=True):
+        assert one.live == one.names('', s1)
+        one.writer.write_more(FEW)
 
 
-@pytest.mark.parametrize('fmt', ['raw', 'qcow2'])
-def test_shut_off_guest_is_pulled_and_flattened(
-        ground: Ground, fmt: str) -> None:
-    one = ground.one(fmt)
-    s1, s2 = one.layers(SMALL, SMALL, LARGE)
-    power_off(one)
-    done(one.delete(s2), 'pull')
-    assert one.operations().state().chain.names == one.names('', s2)
-    done(one.delete(s1), 'pull')
-    assert one.operations().state().chain.names == one.names(s2)
-    assert one.defined() == one.names(s2)[0]
-    power_on(one)
-    s4 = one.grow(FEW, one.create)
-    one.fill(LARGE)
-    power_off(one)
-    one.flatten()
-    assert len(one.operations().state().chain.names) == 1
-    power_on(one)
-    one.writer.write_more(FEW)
-    assert s4 not in one.volume.info
+def test_shut_off_guest_is_pulled_and_flattened(ground: Ground) -> None:
+    both = ground.pair()
+    made = [one.layers(SMALL, SMALL, LARGE) for one in both]
+    power_off(*both)
+    for one, (s1, s2) in zip(both, made, strict=True):
+        done(one.delete(s2), 'pull')
+        assert one.operations().state().chain.names == one.names('', s2)
+        done(one.delete(s1), 'pull')
+        assert one.operations().state().chain.names == one.names(s2)
+        assert one.defined() == one.names(s2)[0]
+    power_on(*both)
+    for one in both:
+        one.layers(SMALL, SMALL)
+    power_off(*both)
+    for one, (_s1, s2) in zip(both, made, strict=True):
+        done(one.flatten(), 'active-commit')
+        assert one.defined() == one.names(s2)[0]
+    power_on(*both)
+    for one in both:
+        assert len(one.live) == 1
+        one.writer.write_more(FEW)
 
 
 def test_guest_whose_plug_was_pulled_is_crash_consistent(
