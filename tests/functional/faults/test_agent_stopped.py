@@ -10,13 +10,15 @@ from tests.functional.faults.scene import PATIENT
 from tests.functional.faults.scene import Scene
 from tests.functional.lab import audit
 from tests.functional.lab import waiting
+from tests.functional.lab.share import MIB
 from tests.functional.ops.ground import done
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_terminated_in_mid_job(scene: Scene, method: str) -> None:
     one = scene.one()
-    job, rest = one.flight(method)
+    one.aim(method, 12)
+    job, rest = one.begin(MIB)
     device = one.machine.device(one.volume)
     assert scene.agent.terminate() == 0
     before = one.machine.domain.blockJobInfo(device)
