@@ -75,6 +75,11 @@ def outbox(journal: Journal, consumer: Consumer) -> Iterator[Outbox]:
     made = Outbox(journal, consumer, Backoff(0.01, 0.05))
     yield made
     made.stop()
+    # It may be in the middle of an attempt, which it logs.
+    journal.put(record('wakes-it', report=False))
+    for thread in threading.enumerate():
+        if thread.name == 'reports':
+            thread.join(SECONDS)
 
 
 def emptied(journal: Journal) -> bool:
