@@ -30,6 +30,11 @@ from tests.functional.lab.stage import Stage
 # The tests' own RPC clients run on native threads, whatever is installed.
 backend.register_backend_default_hook(lambda: backend.BackendType.THREADING)
 
+# Two packages prove with these; the assertions say what they compared only
+# if this is known before the first of them imports one.
+pytest.register_assert_rewrite('tests.functional.ops.ground',
+                               'tests.functional.faults.scene')
+
 _failed = pytest.StashKey[bool]()
 
 

@@ -14,9 +14,7 @@ from tests.functional.lab.agent import Agent
 from tests.functional.lab.libvirtd import Libvirtd
 from tests.functional.lab.rabbit import Rabbit
 from tests.functional.lab.stage import Stage
-
-pytest.register_assert_rewrite('tests.functional.ops.ground')
-from tests.functional.ops.ground import Ground  # noqa: E402
+from tests.functional.ops.ground import Ground
 
 #: How often the agent looks at running jobs: soon, to see them in flight.
 POLL = 0.2
