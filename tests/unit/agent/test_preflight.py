@@ -98,6 +98,7 @@ def test_other_size(disk: Disk, size: str) -> None:
     assert '4194304' in refusal(disk)
 
 
+@pytest.mark.slow
 def test_encrypted_over_plain(disk: Disk) -> None:
     made(disk, '-u', '-b', 'v', '-F', 'raw', '--object',
          'secret,id=s,data=secret', '-o', 'encrypt.format=luks,'

@@ -448,6 +448,7 @@ def test_headers_of_hostile_layers_are_refused_by_every_operation(
     assert snapshot(disk) == before
 
 
+@pytest.mark.slow
 def test_encrypted_layers_are_never_pulled_onto_a_base(
         tmp_path: Path) -> None:
     """qemu-img cannot; it would fail for ever."""

@@ -16,6 +16,8 @@ from tests.unit.cli.conftest import MIB
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.conftest import Share
 
+pytestmark = pytest.mark.slow
+
 PASSPHRASE = 'correct horse'
 OBJECT = ('--object', f'secret,id=luks,data={PASSPHRASE}')
 
