@@ -134,6 +134,9 @@ class MergeActions:
         except errors.HypervisorDown:
             raise
         except errors.AgentError as e:
+            # Tried again with every look; as stalled, it can be aborted.
+            if task.record.condition is not Condition.STALLED:
+                self._board.amend(task.record.id, condition=Condition.STALLED)
             self._board.remark(task.record.id, note=f'not pivoted yet: {e}')
             return self._tools.settings().poll_interval
         return AT_ONCE
@@ -202,7 +205,8 @@ class MergeActions:
             # after a pivot (before which QEMU flushes): what the guest has
             # written since is in the survivor only.
             return HAND_OVER
-        if task.flushes < attempts:
+        # A guest that is still suspended for the flush is continued first.
+        if task.flushes < attempts or task.record.suspended:
             self._board.remark(task.record.id,
                                note=f'not durable yet: {missing}')
             return min(SOON * 2.0 ** task.flushes, 5.0)

@@ -33,6 +33,7 @@ from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.agent.xml import SHUT_OFF
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import AgentInfo
+from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import Kind
@@ -228,7 +229,11 @@ def _abortable(record: Record) -> None:
     """Refuse to abort a job that will end on its own at once."""
     if record.kind is Kind.CREATE and record.state is not State.ACCEPTED:
         _refuse(record, 'a snapshot takes no time to speak of')
-    if record.kind is not Kind.CREATE:
+    # A pivot that does not come about can be given up: if it has happened
+    # nevertheless, the live chain tells, and the job ends as done.
+    hangs = (record.state is State.PIVOTING
+             and record.condition is Condition.STALLED)
+    if record.kind is not Kind.CREATE and not hangs:
         _steerable(record)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done about a merge whose guest is off before it was proven."""
+"""What is done about a merge that does not end as it should."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from assisted_snapshots.agent.actions import MergeActions
 from assisted_snapshots.agent.board import Board
 from assisted_snapshots.agent.board import Task
+from assisted_snapshots.agent.core import Agent
 from assisted_snapshots.agent.decide import Observation
 from assisted_snapshots.agent.decide import Presence
 from assisted_snapshots.agent.detached import FileActions
@@ -23,11 +24,15 @@ from assisted_snapshots.agent.record import Record
 from assisted_snapshots.agent.settings import AgentSettings
 from assisted_snapshots.agent.tools import HAND_OVER
 from assisted_snapshots.agent.tools import Tools
+from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import Kind
 from assisted_snapshots.rpcapi.messages import MergeRequest
 from assisted_snapshots.rpcapi.messages import State
 
 URI = 'test:///default'
+#: The guest that libvirt's test driver always has; it knows no block jobs.
+GUEST = '6695eb01-f6a4-8304-79aa-97f2502e193f'
 
 
 def tool(folder: Path, *argv: str) -> None:
@@ -76,3 +81,46 @@ def test_a_layer_the_guest_has_written_to_gets_no_older_data(
     _, task = flush(share, 'active-commit', ('v', 'v.s1'), 'v')
     assert task.record.state is State.FAILED
     assert task.record.error_code == 'not-durable'
+
+
+def pivoting(folder: Path) -> tuple[AgentSettings, Record]:
+    """An active commit that is ready, and where its journal is."""
+    request = MergeRequest(Kind.DELETE, 'a', 's1', ('v', 'v.s1'),
+                           ('v', 'v.s1'), 'v')
+    return AgentSettings(folder / 'state'), Record(
+        'job', request, GUEST, 'test', 'vda', {'a': str(folder)},
+        {'a': request.before}, method='active-commit',
+        state=State.PIVOTING, incarnation=1, started=True)
+
+
+def test_a_pivot_that_fails_is_reported_and_can_be_given_up(
+        tmp_path: Path) -> None:
+    settings, record = pivoting(tmp_path)
+    journal = Journal(settings.state_dir)
+    board = Board(journal)
+    hypervisor = Hypervisor(URI, lambda event: connected.set())
+    connected = threading.Event()
+    hypervisor.start()
+    assert connected.wait(20)
+    tools = Tools(board, hypervisor, Guard(URI), lambda: settings,
+                  threading.Event())
+    task = board.add(record)
+    assert MergeActions(tools, FileActions(tools)).pivot(task) > 0
+    assert task.record.condition is Condition.STALLED
+    assert 'not pivoted yet' in task.record.note
+    hypervisor.close()
+    journal.close()
+    agent = Agent(settings, 'host')
+    assert agent.abort('job').note == 'is being aborted'
+    agent.journal.close()
+
+
+def test_a_pivot_under_way_is_not_aborted(tmp_path: Path) -> None:
+    settings, record = pivoting(tmp_path)
+    journal = Journal(settings.state_dir)
+    journal.put(record)
+    journal.close()
+    agent = Agent(settings, 'host')
+    with pytest.raises(errors.JobState):
+        agent.abort('job')
+    agent.journal.close()
