@@ -3,7 +3,8 @@
 
 The work is that of :mod:`assisted_snapshots.chain`; here it gets its secret,
 its progress a place, and the guest's persistent definition what it has now.
-Image locks keep a guest from starting meanwhile.  Never unlinks anything.
+Image locks keep a guest from starting while qemu-img works; one that was
+started and shut off after that is noticed.  Never unlinks anything.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from assisted_snapshots.agent.tools import merge_request
 from assisted_snapshots.agent.tools import SOON
 from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.chain import errors as chain_errors
+from assisted_snapshots.chain.lock import denied_to_qemu
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import State
@@ -51,9 +53,10 @@ class FileActions:
             work = files.detached_merge(
                 record, secret, lambda percent: self._percent(record, percent))
             work.copy()
+            copied = files.top_mark(record)
             work.prove()
             work.repoint()
-            self._redefine(record)
+            self.move(record, copied)
         except (chain_errors.ChainError, errors.LibvirtFailed, OSError) as e:
             domain = self._hypervisor.domain(record.uuid)
             if domain is None or domain.id:
@@ -66,6 +69,24 @@ class FileActions:
     def _percent(self, record: Record, percent: float) -> None:
         self._board.remark(record.id, done_bytes=int(
             record.total_bytes * percent / 100))
+
+    def move(self, record: Record, copied: list[int]) -> None:
+        """Let the definition follow, if what was copied is still all.
+
+        The locks of qemu-img end with it: a guest may have been started,
+        written to the upper layer and been shut off since.  The engine then
+        sees the chain as before, and the merge is done once more.
+
+        :param copied: mark of the upper layer when it had been copied.
+        """
+        request = merge_request(record)
+        top = request.before[-1]
+        if request.after[-1] == top:
+            self._redefine(record)
+            return
+        with denied_to_qemu(Path(record.folder, top)):
+            if files.top_mark(record) == copied:
+                self._redefine(record)
 
     def _redefine(self, record: Record) -> None:
         """Let the persistent definition name what the guest now has."""

@@ -97,6 +97,13 @@ def cost(record: Record) -> int:
     return sum(p.lstat().st_blocks * 512 for p in paths if p.exists())
 
 
+def top_mark(record: Record) -> list[int]:
+    """Return what changes when a guest writes to the layer it began on."""
+    with open_layer(Path(record.folder, merge_plan(record).before[-1])) as fd:
+        status = os.fstat(fd)
+    return [status.st_size, status.st_mtime_ns]
+
+
 def left_layers(record: Record) -> dict[str, list[int]]:
     """Return what tells the removed layers from others of their names."""
     found: dict[str, list[int]] = {}

@@ -7,8 +7,10 @@ from pathlib import Path
 import subprocess
 import threading
 
+import libvirt
 import pytest
 
+from assisted_snapshots.agent import files
 from assisted_snapshots.agent.actions import MergeActions
 from assisted_snapshots.agent.board import Board
 from assisted_snapshots.agent.board import Task
@@ -124,3 +126,42 @@ def test_a_pivot_under_way_is_not_aborted(tmp_path: Path) -> None:
     with pytest.raises(errors.JobState):
         agent.abort('job')
     agent.journal.close()
+
+
+DOMAIN = """<domain type='test'><name>off</name><uuid>{uuid}</uuid>
+<memory>8192</memory><os><type>hvm</type></os><devices>
+<disk type='file'><driver name='qemu' type='qcow2'/>
+<source file='{share}/v.s1'/><target dev='vda'/><serial>a</serial></disk>
+</devices></domain>"""
+
+
+@pytest.mark.parametrize('written', [False, True])
+def test_a_guest_that_wrote_after_the_copy_keeps_its_layer(
+        share: Path, written: bool) -> None:
+    """Started and shut off between qemu-img's end and the definition."""
+    connected = threading.Event()
+    hypervisor = Hypervisor(URI, lambda event: connected.set())
+    hypervisor.start()
+    assert connected.wait(20)
+    uuid = '11111111-2222-3333-4444-555555555555'
+    hypervisor.define(DOMAIN.format(uuid=uuid, share=share))
+    settings = AgentSettings(share / 'state')
+    board = Board(Journal(settings.state_dir))
+    tools = Tools(board, hypervisor, Guard(URI), lambda: settings,
+                  threading.Event())
+    request = MergeRequest(Kind.DELETE, 'a', 's1', ('v', 'v.s1'),
+                           ('v', 'v.s1'), 'v')
+    record = Record('job', request, uuid, 'off', 'vda', {'a': str(share)},
+                    {'a': request.before},
+                    formats={'v': 'qcow2', 'v.s1': 'qcow2'})
+    copied = files.top_mark(record)
+    if written:
+        tool(share, 'qemu-io', '-c', 'write 3M 64k', 'v.s1')
+    try:
+        FileActions(tools).move(record, copied)
+        name = 'v.s1' if written else 'v'
+        assert f"'{share}/{name}'" in hypervisor.definition(uuid)
+    finally:
+        hypervisor.close()
+        # The test driver keeps its guests as long as the process lives.
+        libvirt.open(URI).lookupByUUIDString(uuid).undefine()
