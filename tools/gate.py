@@ -187,7 +187,11 @@ STEPS: dict[str, Callable[[], Outcome]] = {
     'docs': docs,
     'unit': pytest('unit', 'tests/unit', *_SPREAD),
     'faults': pytest('faults', 'tests/faults', *_SPREAD),
-    'functional': pytest('functional', 'tests/functional', *_SPREAD),
+    'functional': pytest('functional', 'tests/functional', *_SPREAD,
+                         '--ignore=tests/functional/cinder',
+                         '--ignore=tests/functional/nfs'),
+    'cinder': pytest('cinder', 'tests/functional/cinder', *_SPREAD),
+    'nfs': pytest('nfs', 'tests/functional/nfs'),
 }
 
 
