@@ -161,3 +161,7 @@ class GuestFailed(ChainError):
     """The party that works on the running guest reported failure."""
 
     message = '{volume}: {reason}'
+
+
+class GuestRefused(GuestFailed):
+    """The party that works on the guest never began; all is as before."""

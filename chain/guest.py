@@ -29,6 +29,9 @@ class GuestSide(Protocol):
     request, or carry it on, and never start on other layers.  What they
     raise is :class:`~assisted_snapshots.chain.errors.GuestFailed`, with the
     agent's ``code`` among its fields; anything else means that nobody knows.
+    :class:`~assisted_snapshots.chain.errors.GuestRefused` says that the work
+    was not begun, nor will be: the intent is withdrawn, and the volume is as
+    it was.
     """
 
     def chain(self, volume_id: str) -> tuple[str, ...] | None:

@@ -180,6 +180,9 @@ def _by_guest(volume: Volume, operation: Operation, plan: MergePlan,
             return _take_over(volume, operation)
         side.merge(volume.files.id, operation.subject, operation.kind,
                    plan.before, plan.merged, plan.survivor)
+    except errors.GuestRefused:
+        _undo_if_nothing_is_lost(volume, operation, plan, None)
+        raise
     except errors.GuestFailed as exc:
         live = volume.ask()
         if resumed and live is None and _may_repeat(volume, plan, work, exc):

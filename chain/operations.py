@@ -36,6 +36,9 @@ revert     later                        it has been reverted
 extend     anywhere                     finished
 =========  ===========================  ===================================
 
+A guest's side that refuses has the intent withdrawn at once; killed in that,
+it is asked again, as above.
+
 A layer is unlinked only after who did the work has said that it is done and
 durable, and the headers on the share have been seen not to refer to it.
 """

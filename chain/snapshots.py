@@ -112,6 +112,10 @@ class _New:
             consistency = side.create(
                 volume.files.id, self._operation.subject, self.file,
                 str(self._operation.details['quiesce']))
+        except errors.GuestRefused:
+            if self.pristine():
+                self.undo()
+            raise
         except errors.GuestFailed:
             live = volume.ask()
             if live == self.before or live is None and self.pristine():

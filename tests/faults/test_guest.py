@@ -210,6 +210,77 @@ def test_a_job_that_the_agent_forgot_is_not_given_up(
     one.verify()
 
 
+def refuse(volume_id: str, *_request: object) -> str:
+    raise errors.GuestRefused(volume=volume_id, code='migrating',
+                              reason='the guest is being migrated')
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_a_refused_create_leaves_nothing(
+        lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch,
+        again: bool) -> None:
+    one = lab(MUCH, LITTLE)
+    if again:
+        one.died('before the switch')
+        with pytest.raises(Died):
+            one.operations.create('s2')
+    with monkeypatch.context() as patch:
+        patch.setattr(one.guest, 'create', refuse)
+        with pytest.raises(errors.GuestRefused, match='being migrated'):
+            one.operations.create('s2')
+    assert one.operations.recover() == []
+    assert one.disk.operations(guest=one.guest).check() == []
+    one.qemu.write(LATER)
+    one.operations.create('s2')
+    one.disk.snapshots['s2'] = bytes(one.disk.now)
+    one.verify()
+
+
+def test_what_is_said_to_be_refused_but_written_to_is_kept(
+        lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = lab(MUCH)
+    one.disk.snapshots['s1'] = bytes(one.disk.now)
+
+    def lie(volume_id: str, snapshot_id: str, new_file: str,
+            quiesce: str) -> str:
+        QemuGuest.create(one.guest, volume_id, snapshot_id, new_file, quiesce)
+        one.qemu.write(LITTLE)
+        one.qemu.quit()
+        return refuse(volume_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.guest, 'create', lie)
+        with pytest.raises(errors.GuestRefused):
+            one.operations.create('s1')
+    one.operations.recover()
+    assert 's1' in one.operations.state().snapshots
+    one.verify()
+
+
+@merges
+@pytest.mark.parametrize('again', [False, True])
+def test_a_refused_merge_leaves_the_snapshot_usable(
+        lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch,
+        layers: tuple[Write, ...], subject: str, method: Method,
+        again: bool) -> None:
+    one = lab(*layers)
+    before = one.operations.state().snapshots
+    if again:
+        one.died('before the job')
+        with pytest.raises(Died):
+            one.operations.delete(subject)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.guest, 'merge', refuse)
+        with pytest.raises(errors.GuestRefused, match='being migrated'):
+            one.operations.delete(subject)
+    assert one.operations.state().snapshots == before
+    assert one.operations.recover() == []
+    one.qemu.write(LATER)
+    one.operations.delete(subject)
+    del one.disk.snapshots[subject]
+    one.verify()
+
+
 def moved_and_killed(one: Lab, *writes: Write) -> None:
     """Have a guest move down, write there, and die before it is told."""
     def moment(now: str) -> None:
