@@ -102,6 +102,11 @@ class Record:
         return (self.request.subject,)
 
     @property
+    def origin(self) -> str:
+        """Who asked."""
+        return self.request.origin
+
+    @property
     def folder(self) -> str:
         """Folder of the (first) volume's layers."""
         return self.folders[self.volumes[0]]

@@ -196,11 +196,13 @@ class CreateRequest(_Message):
     :ivar disks: at least one; all of the same guest.
     :ivar quiesce: freeze the guest's file systems first.
     :ivar report: send reports to the callback endpoint.
+    :ivar origin: who asks; comes back with every report.
     """
 
     disks: tuple[SnapshotDisk, ...]
     quiesce: Quiesce = Quiesce.TRY
     report: bool = False
+    origin: str = ''
 
     @classmethod
     def from_wire(cls, wire: object) -> CreateRequest:
@@ -213,7 +215,8 @@ class CreateRequest(_Message):
                    'disks', f'the same {what} twice')
         return cls(disks, _choice(Quiesce, w.get('quiesce', Quiesce.TRY),
                                   'quiesce'),
-                   check_flag(w.get('report', False), 'report'))
+                   check_flag(w.get('report', False), 'report'),
+                   _text(w.get('origin', ''), 'origin'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class MergeRequest(_Message):
     :ivar survivor: the first or the last of ``merged``.
     :ivar bandwidth: bytes per second, 0 for the agent's default.
     :ivar report: send reports to the callback endpoint.
+    :ivar origin: who asks; comes back with every report.
     """
 
     kind: Kind
@@ -238,6 +242,7 @@ class MergeRequest(_Message):
     survivor: str
     bandwidth: int = 0
     report: bool = False
+    origin: str = ''
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -275,7 +280,8 @@ class MergeRequest(_Message):
         return cls(kind, check_id(w.get('volume_id'), 'volume_id'),
                    check_id(w.get('subject'), 'subject'), before, merged,
                    survivor, check_number(w.get('bandwidth', 0), 'bandwidth'),
-                   check_flag(w.get('report', False), 'report'))
+                   check_flag(w.get('report', False), 'report'),
+                   _text(w.get('origin', ''), 'origin'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +304,7 @@ class Job(_Message):
     :ivar error: sentence for a failed job.
     :ivar created: Unix time in seconds.
     :ivar updated: Unix time in seconds of the last change.
+    :ivar origin: who asked, as in the request.
     """
 
     id: str
@@ -320,6 +327,7 @@ class Job(_Message):
     error: str = ''
     created: float = 0.0
     updated: float = 0.0
+    origin: str = ''
 
     @classmethod
     def from_wire(cls, wire: object) -> Job:
@@ -348,7 +356,8 @@ class Job(_Message):
             error_code=_text(w.get('error_code', ''), 'error_code'),
             error=_text(w.get('error', ''), 'error'),
             created=check_time(w.get('created', 0.0), 'created'),
-            updated=check_time(w.get('updated', 0.0), 'updated'))
+            updated=check_time(w.get('updated', 0.0), 'updated'),
+            origin=_text(w.get('origin', ''), 'origin'))
 
 
 @dataclass(frozen=True, slots=True)
