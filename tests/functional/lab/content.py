@@ -95,7 +95,7 @@ def last_record(raw: Path, pattern: Pattern) -> int:
     :raises ContentError: it is not.
     """
     held: dict[int, int] = {}
-    for block, data in _blocks(raw):
+    for block, data in blocks(raw):
         held[block] = _number(raw, pattern, block, data)
     last = max(held.values(), default=0)
     for block in range(pattern.blocks):
@@ -121,7 +121,7 @@ def _number(raw: Path, pattern: Pattern, block: int, data: bytes) -> int:
     return int(number)
 
 
-def _blocks(raw: Path) -> Iterator[tuple[int, bytes]]:
+def blocks(raw: Path) -> Iterator[tuple[int, bytes]]:
     """Every block that is not zero; holes are not read."""
     with open(raw, 'rb', buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
@@ -191,7 +191,7 @@ def same(left: Path, left_format: str, right: Path, right_format: str, *,
 def digest(raw: Path) -> str:
     """Digest of a raw file's blocks; zero blocks and holes are alike."""
     state = hashlib.sha256()
-    for block, data in _blocks(raw):
+    for block, data in blocks(raw):
         state.update(block.to_bytes(8, 'little') + data)
     return state.hexdigest()
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the Cinder driver's tests: each test has a Cinder of its own.
+
+The fixtures of guests and agents come from one folder up; both may be used
+in one test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.functional.lab import paths
+
+if TYPE_CHECKING:
+    from tests.functional.cinder.lab.world import World
+
+# The assertions in there say what they compared only if this is known
+# before the first import of it.
+pytest.register_assert_rewrite('tests.functional.cinder.lab')
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+        item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say where the files of a failed test are kept."""
+    report = yield
+    if report.failed and 'cinder_folder' in getattr(item, 'funcargs', {}):
+        item.stash[_failed] = True
+        report.sections.append(('Cinder', str(_kept(item))))
+    return report
+
+
+def _kept(item: pytest.Item) -> Path:
+    where = item.nodeid.removeprefix('tests/')
+    return paths.FAILURES / (re.sub(r'[^\w.]+', '-', where)[:120].strip('-')
+                             + '-cinder')
+
+
+@pytest.fixture
+def cinder_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of one test's Cinder; kept if the test fails."""
+    folder = paths.RUNNING / str(os.getpid()) / 'cinder'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    if request.node.stash.get(_failed, False):
+        kept = _kept(request.node)
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(kept)
+    else:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def cinder(cinder_folder: Path) -> Iterator[World]:
+    """A Cinder with one share and nothing else."""
+    from tests.functional.cinder.lab.world import World
+    world = World(cinder_folder)
+    yield world
+    world.close()
