@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-import json
 import os
 from pathlib import Path
 import signal
 import time
-from typing import Any
 import uuid
 
 import libvirt
-import libvirt_qemu
 
 from tests.functional.lab import domain_xml
 from tests.functional.lab import guest_image
@@ -24,23 +20,14 @@ from tests.functional.lab.content import Bounds
 from tests.functional.lab.content import Pattern
 from tests.functional.lab.libvirtd import Libvirtd
 from tests.functional.lab.share import Volume
+from tests.functional.lab.shell import GuestError
+from tests.functional.lab.shell import Shell
+
+__all__ = ['Guest', 'GuestError', 'Moment', 'Progress', 'Writer']
 
 BOOT_DEADLINE = 120
-AGENT_TIMEOUT = 30
-#: A question that went astray is soon asked again.
-PING_TIMEOUT = 2
 #: Seconds that the guest itself waits for a record; then it is asked again.
 WAIT = 5
-
-
-class GuestError(AssertionError):
-    """A command in the guest failed."""
-
-    message = '{command} exited with {status}: {output}'
-
-    def __init__(self, command: str, status: int, output: str) -> None:
-        super().__init__(self.message.format(
-            command=command, status=status, output=output))
 
 
 @dataclass(frozen=True)
@@ -62,7 +49,7 @@ class Progress:
     running: bool
 
 
-class Guest:
+class Guest(Shell):
     """One guest; not started by making it.
 
     :param persistent: define it, so that it can be shut off and started.
@@ -71,6 +58,7 @@ class Guest:
     def __init__(self, libvirtd: Libvirtd, image: guest_image.GuestImage,
                  folder: Path, name: str, volumes: Sequence[Volume], *,
                  persistent: bool = True) -> None:
+        super().__init__(libvirtd)
         self.name = name
         self.uuid = str(uuid.uuid4())
         self.volumes = tuple(volumes)
@@ -78,8 +66,6 @@ class Guest:
         self.writers: list[Writer] = []
         self.boot_seconds = 0.0
         self._console_mark = 0
-        self._served_by = 0
-        self._libvirtd = libvirtd
         self._image = image
         self._persistent = persistent
 
@@ -128,9 +114,7 @@ class Guest:
 
     def wait_ready(self) -> None:
         """Wait until the guest agent answers."""
-        waiting.until(self._agent_answers, f'boot of {self.name}',
-                      BOOT_DEADLINE, 0.05)
-        self._served_by = self._libvirtd.pid
+        self.wait_answers(f'boot of {self.name}', BOOT_DEADLINE)
 
     def destroy(self) -> None:
         """Pull the plug; a persistent domain stays defined."""
@@ -174,34 +158,17 @@ class Guest:
         """The volume's layers as libvirt shows them, base first."""
         return domain_xml.chains(self.domain.XMLDesc())[volume.id]
 
+    def booted(self) -> bool:
+        """Whether its console says so; a guest that ended never will."""
+        if not self.active():
+            raise GuestError('boot', -1, self.console.read_text(
+                errors='replace')[-500:])
+        return guest_image.READY in self.console.read_bytes()[
+            self._console_mark:]
+
     def device(self, volume: Volume) -> str:
         """Device name of a volume, in libvirt and in the guest."""
         return domain_xml.target(self.volumes.index(volume))
-
-    def agent(self, command: str, **arguments: Any) -> Any:
-        """One command of the guest agent."""
-        if self._served_by != self._libvirtd.pid:
-            # A new libvirtd needs a moment to find the guest's agent.
-            self.wait_ready()
-        return self._ask(command, AGENT_TIMEOUT, **arguments)
-
-    def run(self, command: str) -> str:
-        """Run a shell command in the guest; what it printed.
-
-        :raises GuestError: it failed.
-        """
-        process = self.agent('guest-exec', path='/bin/sh',
-                             arg=['-c', f'{command} 2>&1'],
-                             **{'capture-output': True})['pid']
-
-        def ended() -> Any:
-            status = self.agent('guest-exec-status', pid=process)
-            return status if status['exited'] else None
-        status = waiting.until(ended, command, 60, 0.01)
-        output = base64.b64decode(status.get('out-data', '')).decode()
-        if status.get('exitcode') != 0:
-            raise GuestError(command, status.get('exitcode', -1), output)
-        return output
 
     def mount(self, volume: Volume, folder: str = '/data') -> None:
         """Mount a volume's ext4 in the guest."""
@@ -232,27 +199,8 @@ class Guest:
     def _has_secret(self, volume: Volume) -> bool:
         return volume.secret_uuid in self._libvirtd.connection.listSecrets()
 
-    def _ask(self, command: str, timeout: int, **arguments: Any) -> Any:
-        text = json.dumps({'execute': command, 'arguments': arguments})
-        answer = libvirt_qemu.qemuAgentCommand(self.domain, text, timeout, 0)
-        return json.loads(answer)['return']
-
     def _console_size(self) -> int:
         return self.console.stat().st_size if self.console.exists() else 0
-
-    def _agent_answers(self) -> bool:
-        if not self.active():
-            raise GuestError('boot', -1, self.console.read_text(
-                errors='replace')[-500:])
-        # Asked too early, libvirt waits seconds for the answer.
-        if guest_image.READY not in self.console.read_bytes()[
-                self._console_mark:]:
-            return False
-        try:
-            self._ask('guest-ping', PING_TIMEOUT)
-        except libvirt.libvirtError:
-            return False
-        return True
 
 
 class Writer:
@@ -261,7 +209,7 @@ class Writer:
     :ivar pattern: what it writes, for :mod:`.content`.
     """
 
-    def __init__(self, guest: Guest, target: str, stream: str, blocks: int,
+    def __init__(self, guest: Shell, target: str, stream: str, blocks: int,
                  delay: float) -> None:
         self.pattern = Pattern.of(stream, blocks)
         self._guest = guest
