@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.world import UPSTREAM
 from tests.functional.cinder.lab.world import World
+from tests.functional.lab.agent import Agent
 from tests.functional.lab.audit import AuditError
+from tests.functional.lab.stage import Stage
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize('options', [{}, {'nfs_qcow2_volumes': True}],
                          ids=['raw', 'qcow2'])
-def test_life_of_a_volume(cinder: World, options: dict[str, object]) -> None:
+def test_life_of_a_volume(cinder: World, options: dict[str, Any]) -> None:
     driver = cinder.make_driver(UPSTREAM, **options)
     volume = cinder.volume(driver=driver)
     cinder.write(volume, 0x11)
@@ -69,3 +73,18 @@ def test_audit_can_say_no(cinder: World) -> None:
     orphan.touch()
     with pytest.raises(AuditError, match='nothing refers to'):
         cinder.audit(volume, snapshot)
+
+
+def test_beside_a_guest_and_its_agent(cinder: World, stage: Stage,
+                                      agent: Agent) -> None:
+    volume = cinder.volume(driver=cinder.upstream)
+    disk = cinder.disk(volume)
+    guest = stage.guest(disk)
+    guest.start()
+    writer = guest.writer(disk, blocks=64)
+    writer.start()
+    writer.write_more(32)
+    writer.stop()
+    guest.destroy()
+    assert agent.client().list_jobs(volume.id) == ()
+    assert len(cinder.content(volume).blocks) >= 32

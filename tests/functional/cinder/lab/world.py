@@ -281,15 +281,20 @@ class World:
 
     # Content ---------------------------------------------------------------
 
+    def formats(self, volume: Any) -> dict[str, str]:
+        """Cinder's admin metadata of a volume."""
+        volume = self.fresh(volume)
+        with volume.obj_as_admin():
+            return dict(volume.admin_metadata)
+
     def disk(self, volume: Any, base_format: str = '') -> share.Volume:
         """The volume's files, for the laboratory's own tools.
 
         :param base_format: if the database is not to be believed.
         """
         known = self.fresh(volume)
-        with known.obj_as_admin():
-            metadata = dict(known.admin_metadata)
-        fmt: str = base_format or metadata.get(
+        metadata = self.formats(known)
+        fmt = base_format or metadata.get(
             'base_format', metadata.get('format', 'raw'))
         encrypted = bool(known.encryption_key_id)
         return share.Volume(
@@ -329,8 +334,7 @@ class World:
         disk = self.disk(volume, base_format)
         audit.settled(disk, [snapshot.id for snapshot in snapshots])
         known = self.fresh(volume)
-        with known.obj_as_admin():
-            metadata = dict(known.admin_metadata)
+        metadata = self.formats(known)
         assert metadata.get('format') == disk.active_format, metadata
         assert images.virtual_size(disk.active, disk.active_format) == (
             known.size * GIB)
