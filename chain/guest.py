@@ -32,6 +32,9 @@ class GuestSide(Protocol):
     :class:`~assisted_snapshots.chain.errors.GuestRefused` says that the work
     was not begun, nor will be: the intent is withdrawn, and the volume is as
     it was.
+
+    A side may have ``keeps_active = True``: then the active file is the same
+    after every merge, as upstream's protocol has it.
     """
 
     def chain(self, volume_id: str) -> tuple[str, ...] | None:

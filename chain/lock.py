@@ -84,17 +84,18 @@ def opened_by_qemu(path: Path) -> bool:
 
 
 @contextmanager
-def denied_to_qemu(path: Path) -> Iterator[None]:
+def denied_to_qemu(path: Path) -> Iterator[int]:
     """Let no QEMU or qemu-img open an image; who has it open, keeps it.
 
     It is told that somebody else uses the image.  Asking
     :func:`opened_by_qemu` after this has begun leaves no gap: QEMU takes its
-    own locks before it looks for those of others, too.
+    own locks before it looks for those of others, too.  Yields the
+    descriptor that denies, for a qemu-img that may work on it nevertheless.
     """
     with open_layer(path) as fd:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(
             fcntl.F_RDLCK, os.SEEK_SET, *_QEMU_DENIED, 0))
-        yield
+        yield fd
 
 
 def _lock(fd: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 import contextlib
+from contextlib import AbstractContextManager
 import os
 from typing import Any
 from typing import TypeVar
@@ -34,6 +35,10 @@ from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.chain.volume import Names
 from assisted_snapshots.chain.volume import Volume
 
+_ENCRYPTED = ('encrypted layers are pulled onto a base only in a running '
+              'guest, and the active layer has to stay; start the guest or '
+              'detach the volume')
+
 _Plan = TypeVar('_Plan', bound=MergePlan | None)
 
 
@@ -41,14 +46,16 @@ def delete_plan(volume: Volume, snapshot_id: str, state: VolumeState,
                 attached: bool) -> MergePlan:
     """Plan a delete with the directions there are."""
     return _choose(volume, state, attached, lambda allowed: plan_delete(
-        state, snapshot_id, attached=attached, allowed=allowed))
+        state, snapshot_id, attached=attached, allowed=allowed,
+        keep_active=volume.keeps_active(attached)))
 
 
 def flatten_plan(volume: Volume, state: VolumeState,
                  attached: bool) -> MergePlan | None:
     """Plan a flatten; None where there is one layer only."""
     return _choose(volume, state, attached, lambda allowed: plan_flatten(
-        state, attached=attached, allowed=allowed))
+        state, attached=attached, allowed=allowed,
+        keep_active=volume.keeps_active(attached)))
 
 
 def _choose(volume: Volume, state: VolumeState, attached: bool,
@@ -66,7 +73,11 @@ def _choose(volume: Volume, state: VolumeState, attached: bool,
             and made.direction is Direction.UP and made.new_backing):
         # qemu-img cannot be told the new backing file's secret without
         # writing where it found it into the header.
-        made = plan({Direction.DOWN})
+        try:
+            made = plan({Direction.DOWN})
+        except errors.NoDirection as exc:
+            raise errors.NoDirection(**{
+                **exc.fields, 'reason': _ENCRYPTED}) from exc
     return made
 
 
@@ -81,7 +92,8 @@ def begin(volume: Volume, kind: str, subject: str,
     work = Merge(volume.files, plan, volume.tool, volume.step)
     volume.check_space(kind, work.needed_bytes())
     operation = Operation(kind, subject, 'merge', attached, {
-        **plan_details(plan), 'untouched': _mark(volume, plan.survivor)})
+        **plan_details(plan), 'untouched': _mark(volume, plan.survivor),
+        'keep_active': volume.keeps_active(attached)})
     volume.begin(operation, state)
     return operation
 
@@ -98,10 +110,29 @@ def carry_on(volume: Volume, operation: Operation, *,
         operation = _by_guest(volume, operation, plan, work, resumed)
         if operation.attached:
             operation = volume.advance(operation, 'settle')
-    if operation.step == 'merge':
-        _by_tool(volume, operation, plan, work)
-    else:
-        _settle(volume, plan, work)
+    try:
+        with _guarded(volume, operation, plan):
+            if operation.step == 'merge':
+                _by_tool(volume, operation, plan, work)
+            else:
+                _settle(volume, plan, work)
+    except errors.VolumeInUse:
+        if operation.step == 'merge':
+            _undo_if_nothing_is_lost(volume, operation, plan, None)
+        raise
+
+
+def _guarded(volume: Volume, operation: Operation,
+             plan: MergePlan) -> AbstractContextManager[None]:
+    """Keep a guest that could be started from starting in between.
+
+    Where the active file stays, nothing else would keep it from opening
+    the chain while layers go.
+    """
+    keep = volume.keep_active or operation.details.get('keep_active')
+    if keep and not operation.attached and not plan.changes_active:
+        return volume.guarded(plan.after[-1])
+    return contextlib.nullcontext()
 
 
 def _by_tool(volume: Volume, operation: Operation, plan: MergePlan,

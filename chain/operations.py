@@ -85,6 +85,9 @@ class Operations:
     :param secret: of LUKS layers.
     :param observer: called with a sentence before every step.
     :param progress: called with the percentage of a copy made here.
+    :param keep_active: a guest that is shut off knows the active file by
+        its name, so it must stay; and no guest may start meanwhile.  A
+        guest's side asks for the same with its own ``keeps_active``.
     """
 
     def __init__(self, files: VolumeFiles, *,
@@ -93,10 +96,11 @@ class Operations:
                  lock: AbstractContextManager[Any] | None = None,
                  secret: Secret | None = None,
                  observer: Callable[[str], None] = ignore,
-                 progress: Progress | None = None) -> None:
+                 progress: Progress | None = None,
+                 keep_active: bool = False) -> None:
         self._volume = Volume(files, formats=formats, guest=guest, lock=lock,
                               secret=secret, observer=observer,
-                              progress=progress)
+                              progress=progress, keep_active=keep_active)
 
     def state(self) -> VolumeState:
         """Return the volume as it is; waits for nobody.

@@ -118,12 +118,14 @@ class MergePlan:
 
 def plan_delete(state: VolumeState, snapshot_id: str, *,
                 attached: bool = False,
-                allowed: Collection[Direction] = BOTH) -> MergePlan:
+                allowed: Collection[Direction] = BOTH,
+                keep_active: bool = False) -> MergePlan:
     """Plan the deletion of one snapshot.
 
     :param attached: a guest runs on the volume; libvirt can then pull only
         into the active layer.
     :param allowed: directions the caller can carry out.
+    :param keep_active: the active file must be the same afterwards.
     :raises SnapshotNotFound: no such snapshot.
     :raises NoDirection: neither direction is possible; says why.
     :raises Disagreement: the snapshot's file is no overlay of its own.
@@ -132,11 +134,13 @@ def plan_delete(state: VolumeState, snapshot_id: str, *,
         raise errors.SnapshotNotFound(volume=state.volume,
                                       snapshot_id=snapshot_id)
     top = _overlay(state, snapshot_id)
-    return _merge(state, top - 1, top, {snapshot_id}, attached, allowed)
+    return _merge(state, top - 1, top, {snapshot_id}, attached,
+                  _kept(state, top, allowed) if keep_active else allowed)
 
 
 def plan_flatten(state: VolumeState, *, attached: bool = False,
-                 allowed: Collection[Direction] = BOTH) -> MergePlan | None:
+                 allowed: Collection[Direction] = BOTH,
+                 keep_active: bool = False) -> MergePlan | None:
     """Plan merging every layer into one; None if there is only one.
 
     Every snapshot of the volume is gone afterwards: callers make sure that
@@ -147,7 +151,25 @@ def plan_flatten(state: VolumeState, *, attached: bool = False,
     last = len(state.chain.layers) - 1
     if last == 0:
         return None
-    return _merge(state, 0, last, set(state.snapshots), attached, allowed)
+    return _merge(state, 0, last, set(state.snapshots), attached,
+                  _kept(state, last, allowed) if keep_active else allowed)
+
+
+def _kept(state: VolumeState, high: int,
+          allowed: Collection[Direction]) -> Collection[Direction]:
+    """Return the directions that leave the active file what it is.
+
+    Upstream's protocol knows no others: up into the active layer, down
+    below it.
+    """
+    active = high == len(state.chain.layers) - 1
+    wanted = Direction.UP if active else Direction.DOWN
+    if wanted not in allowed:
+        raise errors.NoDirection(
+            volume=state.volume, layers=state.chain.layers[high].name,
+            reason=f'the active layer has to stay, and merging {wanted} is '
+                   f'not possible')
+    return {wanted}
 
 
 def _overlay(state: VolumeState, snapshot_id: str) -> int:

@@ -80,6 +80,9 @@ class QemuImg:
         self._progress = progress
         #: a lock that a running qemu-img holds too.
         self.held: int | None = None
+        #: layers that are denied to all others -> the descriptor that does
+        #: so, which a running qemu-img holds too.
+        self.denied: dict[str, int] = {}
 
     def create(self, image: Image, size: int,
                backing: tuple[str, Format] | None = None) -> None:
@@ -169,7 +172,7 @@ class QemuImg:
 
     def _open(self, image: Image, path: Path | None = None) -> list[str]:
         """Return the arguments that name an image to work on."""
-        if image.encrypted:
+        if image.encrypted or image.name in self.denied:
             return ['--image-opts', self._options(image, path)]
         return ['-f', image.format, str(path or image.name)]
 
@@ -178,6 +181,8 @@ class QemuImg:
         where = str(path or image.name).replace(',', ',,')
         parts = [f'driver={image.format}', 'file.driver=file',
                  f'file.filename={where}']
+        if image.name in self.denied and path is None:
+            parts += ['file.locking=off']
         if image.encrypted:
             parts += ['backing.' * i + 'encrypt.key-secret=luks'
                       for i in range(image.depth + 1)]
@@ -207,7 +212,7 @@ class QemuImg:
             status, errors_seen = self._follow(
                 ['setpriv', '--pdeathsig', 'KILL', 'prlimit',
                  *limits, 'qemu-img', command, *secret,
-                 *arguments], passed)
+                 *arguments], (*passed, *self.denied.values()))
         if status not in accept:
             raise errors.ImageToolFailed(command=command, file=file,
                                          status=status, stderr=errors_seen)
@@ -228,7 +233,7 @@ class QemuImg:
             os.close(fd)
 
     def _follow(self, argv: list[str],
-                secrets: tuple[int, ...]) -> tuple[int, str]:
+                passed: tuple[int, ...]) -> tuple[int, str]:
         """Run a command, report its progress; returns status and errors.
 
         It gets the lock as its lowest descriptor: the kernel lets go of a
@@ -240,7 +245,7 @@ class QemuImg:
                   argv, cwd=self._folder, env={**os.environ, 'LC_ALL': 'C'},
                   stdin=(subprocess.DEVNULL if self.held is None
                          else self.held), stdout=subprocess.PIPE,
-                  stderr=complaints, pass_fds=secrets, bufsize=0) as child):
+                  stderr=complaints, pass_fds=passed, bufsize=0) as child):
             try:
                 if child.stdout:
                     self._listen(child.stdout)

@@ -30,6 +30,11 @@ def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
     if volume.files.path(name).exists():
         raise volume.disagreement(f'{name} exists, but is no layer')
     attached = volume.live(state) is not None
+    if volume.keep_active and not attached:
+        raise errors.VolumeInUse(
+            volume=volume.files.name, user='a guest that is shut off',
+            reason='it would be started again on the layer below the '
+                   'snapshot')
     operation = Operation('create', snapshot_id, 'overlay', attached, {
         'file': name, 'before': list(state.chain.names),
         'snapshots': dict(state.snapshots), 'quiesce': quiesce,

@@ -58,12 +58,14 @@ class Volume:
                  lock: AbstractContextManager[Any] | None,
                  secret: Secret | None,
                  observer: Callable[[str], None],
-                 progress: Progress | None) -> None:
+                 progress: Progress | None,
+                 keep_active: bool = False) -> None:
         self.files = files
         self.guest = guest
         self.store = Store(files)
         self.tool = QemuImg(files.folder, secret, progress)
         self.step = observer
+        self.keep_active = keep_active
         self._given = dict(formats or {})
         self._lock = lock
 
@@ -192,6 +194,27 @@ class Volume:
         with denied_to_qemu(self.files.path(name)):
             self.check_closed(name)
             yield
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """Keep guests off a layer while qemu-img works on it.
+
+        A running qemu-img keeps them off too, whatever becomes of us.
+
+        :raises VolumeInUse: one has it open.
+        """
+        with denied_to_qemu(self.files.path(name)) as fd:
+            self.check_closed(name)
+            self.tool.denied[name] = fd
+            try:
+                yield
+            finally:
+                del self.tool.denied[name]
+
+    def keeps_active(self, attached: bool) -> bool:
+        """Tell whether the active file must be the same afterwards."""
+        return (bool(getattr(self.guest, 'keeps_active', False))
+                if attached else self.keep_active)
 
     def disagreement(self, reason: str) -> errors.Disagreement:
         """Return the error of a third state."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from dataclasses import replace
 import functools
 import multiprocessing
 from pathlib import Path
@@ -42,6 +43,7 @@ class Case:
     :ivar expect: does the same to the model.
     :ivar method: of the merge it must turn out to be.
     :ivar also: files that it makes beside those of the volume.
+    :ivar keep: the active file must be the same afterwards.
     """
 
     layers: tuple[tuple[Write, ...], ...]
@@ -50,6 +52,7 @@ class Case:
     method: Method | None = None
     subject: str = ''
     also: frozenset[str] = frozenset()
+    keep: bool = False
 
 
 def some(first: int, count: int, byte: int) -> Write:
@@ -68,6 +71,10 @@ def delete(snapshot_id: str, method: Method,
     return Case(layers, lambda ops, _: ops.delete(snapshot_id),
                 lambda disk: disk.snapshots.pop(snapshot_id), method,
                 snapshot_id)
+
+
+def keep(case: Case) -> Case:
+    return replace(case, keep=True)
 
 
 def flatten(*layers: tuple[Write, ...]) -> Case:
@@ -109,6 +116,11 @@ CASES = {
                                MUCH, ZEROES, MUCH2, LITTLE),
     'delete-down-oldest': delete('s1', Method.COMMIT, MUCH, ZEROES, LITTLE),
     'delete-up-oldest': delete('s1', Method.REBASE, LITTLE, MUCH, LITTLE),
+    'delete-keep-only': keep(delete('s1', Method.PULL, MUCH, ZEROES)),
+    'delete-keep-newest': keep(delete('s2', Method.PULL,
+                                      MUCH, MUCH2, ZEROES)),
+    'delete-keep-oldest': keep(delete('s1', Method.COMMIT,
+                                      LITTLE, MUCH, LITTLE)),
     'flatten-down': flatten(MUCH, MUCH2[:0], LITTLE),
     'flatten-up': flatten(LITTLE, LITTLE, MUCH),
     'clone-raw': clone('volume-2', Format.RAW),
@@ -120,8 +132,9 @@ CASES = {
 }
 # Encrypted layers cannot be cloned to raw, and are not pulled onto a new
 # backing file; that every kind of command takes the secret is what counts.
-LUKS = ('create', 'delete-down-middle', 'delete-up-only', 'flatten-down',
-        'clone-qcow2', 'revert', 'extend')
+LUKS = ('create', 'delete-down-middle', 'delete-up-only', 'delete-keep-only',
+        'delete-keep-oldest', 'flatten-down', 'clone-qcow2', 'revert',
+        'extend')
 WALKS = [(kind, name) for kind in ('raw', 'qcow2') for name in CASES] + [
     ('luks', name) for name in LUKS]
 
@@ -143,7 +156,7 @@ def test_killed_anywhere_everything_reads_as_before_or_after(
     with killer.loaded(killer_library):
         before = make(Disk(tmp_path / 'made', kind), case)
         if case.method:
-            assert before.operations().plan(
+            assert before.operations(keep_active=case.keep).plan(
                 case.subject).method is case.method
         uncut = before.copy(tmp_path / 'uncut')
         steps, changes = killer.count(
@@ -171,7 +184,8 @@ def make(disk: Disk, case: Case) -> Disk:
 
 def run(case: Case, disk: Disk,
         observer: Callable[[str], None]) -> object:
-    return case.act(disk.operations(observer=observer), disk.files.folder)
+    return case.act(disk.operations(observer=observer, keep_active=case.keep),
+                    disk.files.folder)
 
 
 def spread(changes: int) -> list[int]:

@@ -8,7 +8,9 @@ there afterwards, and no snapshot has it.
 from __future__ import annotations
 
 from collections.abc import Callable
+import fcntl
 from pathlib import Path
+import struct
 import subprocess
 
 import pytest
@@ -91,6 +93,79 @@ def test_delete_of_the_newest(disk: Disk, step: str) -> None:
     attempt(lambda: intruded(disk, top, step).delete('s1'),
             lambda: disk.operations().delete('s1'))
     del disk.snapshots['s1']
+    disk.verify()
+
+
+STEPS = ['pull', 'commit', 'check the survivor', 'flush the survivor',
+         'journal settle', 'write .info', 'end the operation',
+         'unlink volume-1', 'unlink volume-1.s1', 're-point the child']
+
+
+@pytest.mark.parametrize('kind, subject', [
+    ('qcow2', 's1'), ('qcow2', 's2'), ('qcow2', 's3'), ('qcow2', ''),
+    ('raw', 's1'), ('raw', ''), ('luks', 's1'), ('luks', '')])
+def test_a_shut_off_guest_cannot_start_on_what_is_worked_on(
+        tmp_path: Path, kind: str, subject: str) -> None:
+    disk = Disk(tmp_path, kind)
+    disk.make()
+    for number in (1, 2, 3):
+        disk.write((0, 9 * CLUSTER // number, number))
+        disk.take(f's{number}')
+    before = disk.operations().state().chain.names
+    refused: list[str] = []
+
+    def observe(step: str) -> None:
+        if step in STEPS:
+            done = subprocess.run(
+                ['qemu-io', '-f', 'qcow2', '-c', 'quit', before[-1]],
+                cwd=tmp_path, check=False, capture_output=True, text=True)
+            assert 'lock' in done.stderr
+            refused.append(step)
+
+    operations = disk.operations(observer=observe, keep_active=True)
+    if subject:
+        operations.delete(subject)
+        del disk.snapshots[subject]
+    else:
+        operations.flatten(delete_snapshots=True)
+        disk.snapshots.clear()
+    assert len(refused) >= 5
+    assert disk.operations().state().chain.active.name == before[-1]
+    disk.verify()
+
+
+def test_a_guest_that_is_started_first_has_the_intent_withdrawn(
+        disk: Disk) -> None:
+    disk.operations().create('s2')
+    disk.snapshots['s2'] = bytes(disk.now)
+    with disk.files.path('volume-1.s2').open('rb') as held:
+        def open_it() -> None:
+            fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack(
+                'hhqqi4x', fcntl.F_RDLCK, 0, 100, 1, 0))
+        for keep in (False, True):
+            with pytest.raises(errors.VolumeInUse, match='volume-1.s2'):
+                disk.operations(keep_active=keep, observer=at(
+                    'write the intent', open_it)).delete('s2')
+            assert disk.operations().recover() == []
+    disk.verify()
+
+
+def test_no_snapshot_under_a_shut_off_guest(disk: Disk) -> None:
+    with pytest.raises(errors.VolumeInUse, match='shut off'):
+        disk.operations(keep_active=True).create('s2')
+    assert disk.operations().recover() == []
+    disk.verify()
+
+
+def test_a_pull_of_encrypted_layers_that_only_a_guest_could_do(
+        tmp_path: Path) -> None:
+    disk = Disk(tmp_path, 'luks')
+    disk.make()
+    disk.take('s1')
+    disk.take('s2')
+    with pytest.raises(errors.NoDirection, match='start the guest'):
+        disk.operations(keep_active=True).delete('s2')
+    assert disk.operations().recover() == []
     disk.verify()
 
 

@@ -12,7 +12,9 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
+import functools
 import itertools
+from typing import Any
 
 from hypothesis import given
 from hypothesis import settings
@@ -249,6 +251,29 @@ def test_content_over_a_random_history(
             model.carry_out(made)
             del wanted[victim]
         assert model.views() == wanted
+
+
+def test_the_active_file_that_must_stay_does_on_every_small_chain() -> None:
+    for before in small_states():
+        for attached, allowed in itertools.product((False, True), ALLOWED):
+            last = len(before.chain.layers) - 1
+            options: Any = {'attached': attached, 'allowed': allowed,
+                       'keep_active': True}
+            for name in ('', *before.snapshots):
+                top = (before.chain.index(before.snapshots[name])
+                       if name else last)
+                wanted = Direction.UP if top == last else Direction.DOWN
+                make = (functools.partial(plan.plan_delete, before, name)
+                        if name else functools.partial(
+                            plan.plan_flatten, before))
+                if wanted not in allowed:
+                    with pytest.raises(errors.NoDirection, match='to stay'):
+                        make(**options)
+                    continue
+                made = make(**options)
+                assert made is not None
+                assert made.after[-1] == before.chain.active.name
+                check(before, made, attached, {wanted})
 
 
 def test_fewer_bytes_win() -> None:
