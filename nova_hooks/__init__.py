@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nova hooks: nothing works here yet; issue 4 fills this room."""
+"""Inside nova-compute: hands snapshot requests to the agent of its host and
+takes the agent's reports back to Nova and Cinder.
+
+It must never work on a chain itself.
+"""
