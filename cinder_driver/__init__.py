@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cinder driver: nothing works here yet; issue 3 fills this room."""
+"""Cinder driver: volumes on a share, and the chains of their snapshots."""

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host is told to attach.
+
+The volume is locked, so nobody is handed a layer that gets an overlay in
+the same moment.  What is handed out has been read from the headers and
+agrees with every record; a layer must never be handed out on the word of
+.info alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cinder import objects
+
+from assisted_snapshots.chain.value import VolumeState
+from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.backend import size_bytes
+from assisted_snapshots.cinder_driver.native import native
+
+Connection = dict[str, Any]
+
+
+def initialize(backend: Backend, volume: objects.Volume,
+               connector: Connection) -> Connection:
+    """Return the connection info of a volume, in upstream's form."""
+    with backend.locked(volume.id), failures.translated():
+        fresh = backend.fresh(volume)
+        operations = backend.settled(fresh)
+        state = native(operations.state)
+        check_size(fresh, state)
+        backend.note(fresh, state)
+        return wire(backend, fresh, state)
+
+
+def check_size(volume: objects.Volume, state: VolumeState) -> None:
+    """Refuse a volume that has grown behind Cinder's back.
+
+    :raises TooLarge: a guest may have written a header of its own.
+    """
+    if state.chain.virtual_size > size_bytes(volume):
+        raise failures.TooLarge(volume=volume.id, size=size_bytes(volume),
+                                found=state.chain.virtual_size)
+
+
+def wire(backend: Backend, volume: objects.Volume,
+         state: VolumeState) -> Connection:
+    """Return what os-brick and Nova expect of a file on a share."""
+    active = state.chain.active
+    data = {'export': volume.provider_location, 'name': active.name,
+            'format': str(active.format)}
+    if volume.provider_location in backend.driver.shares:
+        data['options'] = backend.driver.shares[volume.provider_location]
+    return {'driver_volume_type': backend.driver.driver_volume_type,
+            'data': data,
+            'mount_point_base': backend.driver._get_mount_point_base()}

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots for any driver that stands on Cinder's RemoteFS driver.
+
+Put :class:`AssistedSnapshots` before the driver's own class.  It takes over
+every method that touches a chain; mounting, choosing a share and the
+options stay the driver's.  Methods here are thin: each hands over to the
+module that knows.  None may take a lock twice, because Cinder's locks are
+not reentrant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cinder import objects
+from cinder.context import RequestContext
+
+from assisted_snapshots.cinder_driver import connections
+from assisted_snapshots.cinder_driver import locks
+from assisted_snapshots.cinder_driver import options
+from assisted_snapshots.cinder_driver import snapshots
+from assisted_snapshots.cinder_driver import volumes
+from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.capacity import Capacity
+
+Update = dict[str, Any]
+
+
+class AssistedSnapshots(Capacity):
+    """Everything that touches a chain.
+
+    The driver beside it provides ``driver_prefix``, ``shares``,
+    ``_ensure_shares_mounted``, ``_ensure_share_mounted``, ``_find_share``,
+    ``_is_share_eligible``, ``_get_mount_point_for_share`` and
+    ``_get_mount_point_base``, as Cinder's RemoteFS drivers do.
+    """
+
+    SUPPORTS_ACTIVE_ACTIVE = True
+
+    configuration: Any
+    _stats: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.configuration.append_config_values(options.driver_opts)
+        self.backend = Backend(self)
+
+    def create_volume(self, volume: objects.Volume) -> Update:
+        """Make an empty volume."""
+        return volumes.create(self.backend, volume)
+
+    def delete_volume(self, volume: objects.Volume) -> None:
+        """Remove every file of a volume."""
+        volumes.delete(self.backend, volume)
+
+    def extend_volume(self, volume: objects.Volume, new_size: int) -> None:
+        """Let a detached volume grow, with snapshots or without."""
+        volumes.extend(self.backend, volume, int(new_size))
+
+    def create_volume_from_snapshot(self, volume: objects.Volume,
+                                    snapshot: objects.Snapshot) -> Update:
+        """Make a volume of a snapshot; it may be larger."""
+        return volumes.create_from_snapshot(self.backend, volume, snapshot)
+
+    def create_cloned_volume(self, volume: objects.Volume,
+                             src_vref: objects.Volume) -> Update:
+        """Make a volume of another one; it may be larger."""
+        return volumes.clone(self.backend, volume, src_vref)
+
+    def create_snapshot(self, snapshot: objects.Snapshot) -> None:
+        """Take a snapshot."""
+        snapshots.create(self.backend, snapshot)
+
+    def delete_snapshot(self, snapshot: objects.Snapshot) -> None:
+        """Delete a snapshot, whatever is above or below it."""
+        snapshots.delete(self.backend, snapshot)
+
+    def revert_to_snapshot(self, context: RequestContext,
+                           volume: objects.Volume,
+                           snapshot: objects.Snapshot) -> None:
+        """Bring a detached volume back to its newest snapshot."""
+        snapshots.revert(self.backend, volume, snapshot)
+
+    def initialize_connection(self, volume: objects.Volume,
+                              connector: Update) -> Update:
+        """Return what a host needs to attach a volume."""
+        return connections.initialize(self.backend, volume, connector)
+
+    def clean_volume_file_locks(self, volume_id: str) -> None:
+        """Remove what the lock of a deleted volume has left."""
+        locks.remove(self.backend.prefix, volume_id)
+
+    def _update_volume_stats(self) -> None:
+        super()._update_volume_stats()  # type: ignore[misc]
+        self._stats.update(
+            online_extend_support=False, multiattach=False,
+            sparse_copy_volume=True)
+
+    def _check_snapshot_support(self, setup_checking: bool = False) -> None:
+        """Let snapshots be taken in secure mode too.
+
+        Whether they are switched on is asked when one is taken.
+        """

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots: create, delete, revert.
+
+Each holds the volume's lock, reads the rows again, refuses what cannot be
+safe, and leaves the chain to ``chain.Operations``, whose table says what a
+crash leaves behind at every step.  Killed before or after that, nothing of
+this module is lost: Cinder's records are derived from the chain, and are
+brought in step by whoever touches the volume next.  This module must never
+unlink a layer on the word of the database.
+"""
+
+from __future__ import annotations
+
+from cinder import exception
+from cinder import objects
+from cinder.objects import fields
+from oslo_log import log as logging
+
+from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import stray
+from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.native import native
+
+LOG = logging.getLogger(__name__)
+
+#: Key of a snapshot's metadata that says why it could not be deleted.
+REASON = 'assisted_snapshots:reason'
+
+_TEMPORARY = 'tmp-snap-'
+_CREATE = ('available', 'in-use', 'backing-up')
+_DELETE = ('available', 'in-use', 'backing-up', 'deleting', 'downloading')
+_REVERT = ('available', 'reverting')
+
+
+def create(backend: Backend, snapshot: objects.Snapshot) -> None:
+    """Take a snapshot, of a volume that a guest has or not."""
+    if not backend.option('snapshot_support', True):
+        raise failures.SnapshotsDisabled(
+            option=f'{backend.prefix}_snapshot_support')
+    with backend.locked(snapshot.volume_id), failures.translated():
+        row = _row(backend, snapshot)
+        volume = backend.fresh_by_id(row.volume_id)
+        downloading = (row.display_name or '').startswith(_TEMPORARY)
+        check_state(volume, 'taking a snapshot',
+                    (*_CREATE, 'downloading') if downloading else _CREATE)
+        create_locked(backend, volume, row)
+        _update(snapshot, volume)
+
+
+def create_locked(backend: Backend, volume: objects.Volume,
+                  snapshot: objects.Snapshot) -> None:
+    """Take a snapshot of a volume that is fresh, locked and in order."""
+    operations = backend.settled(volume)
+    try:
+        native(operations.create, snapshot.id)
+    except errors.SnapshotExists:
+        LOG.info('Snapshot %s was begun before a crash, and is there.',
+                 snapshot.id)
+    in_step(backend, volume, operations)
+
+
+def delete(backend: Backend, snapshot: objects.Snapshot) -> None:
+    """Delete a snapshot; what stands in the way becomes its metadata."""
+    try:
+        with backend.locked(snapshot.volume_id):
+            with failures.translated_delete():
+                _delete(backend, _row(backend, snapshot))
+    except (exception.SnapshotIsBusy,
+            exception.VolumeBackendAPIException) as exc:
+        LOG.warning('Snapshot %s stays: %s', snapshot.id, exc)
+        _remember(backend, snapshot, str(exc))
+        raise
+
+
+def _delete(backend: Backend, snapshot: objects.Snapshot) -> None:
+    volume = backend.fresh_by_id(snapshot.volume_id)
+    if not volume.provider_location:
+        return  # it was never made, so nothing of it can be left
+    check_state(volume, 'deleting a snapshot', _DELETE)
+    delete_locked(backend, volume, snapshot)
+
+
+def delete_locked(backend: Backend, volume: objects.Volume,
+                  snapshot: objects.Snapshot) -> None:
+    """Delete a snapshot of a volume that is fresh, locked and in order."""
+    native(stray.remove, backend.files(volume), snapshot.id)
+    operations = backend.settled(volume)
+    try:
+        native(operations.delete, snapshot.id)
+    except errors.SnapshotNotFound:
+        LOG.info('%s has no snapshot %s any more, and no file of it.',
+                 volume.name, snapshot.id)
+    in_step(backend, volume, operations)
+
+
+def revert(backend: Backend, volume: objects.Volume,
+           snapshot: objects.Snapshot) -> None:
+    """Bring a detached volume back to its newest snapshot."""
+    with backend.locked(volume.id), failures.translated():
+        fresh = backend.fresh(volume)
+        check_state(fresh, 'reverting', _REVERT)
+        operations = backend.settled(fresh)
+        native(operations.revert, snapshot.id)
+        in_step(backend, fresh, operations)
+        _update(snapshot, fresh)
+
+
+def in_step(backend: Backend, volume: objects.Volume,
+            operations: Operations) -> None:
+    """Let Cinder's records say what has become of the chain."""
+    backend.note(volume, native(operations.state))
+
+
+def check_state(volume: objects.Volume, action: str,
+                wanted: tuple[str, ...]) -> None:
+    """Refuse a volume that Cinder is doing something else with.
+
+    :raises WrongState: it is in another state.
+    """
+    if volume.status not in wanted:
+        raise failures.WrongState(volume=volume.id, status=volume.status,
+                                  action=action, wanted=', '.join(wanted))
+
+
+def _row(backend: Backend, snapshot: objects.Snapshot) -> objects.Snapshot:
+    """Return the snapshot as the database has it now.
+
+    :raises SnapshotNotFound: another request has deleted it meanwhile.
+    """
+    row = objects.Snapshot.get_by_id(backend.context(), snapshot.id)
+    if row.status == fields.SnapshotStatus.DELETED:
+        raise exception.SnapshotNotFound(snapshot_id=snapshot.id)
+    return row
+
+
+def _update(snapshot: objects.Snapshot, volume: objects.Volume) -> None:
+    """Let the object in hand know what its volume's records are now."""
+    if snapshot.obj_attr_is_set('volume'):
+        held = snapshot.volume
+        if held.obj_attr_is_set('admin_metadata'):
+            held.admin_metadata = dict(volume.admin_metadata)
+            held.obj_reset_changes(['admin_metadata'])
+
+
+def _remember(backend: Backend, snapshot: objects.Snapshot,
+              reason: str) -> None:
+    """Write down for the user why a snapshot is still there."""
+    try:
+        row = _row(backend, snapshot)
+    except exception.SnapshotNotFound:
+        return
+    row.metadata = {**row.metadata, REASON: reason[:255]}
+    row.save()
+    snapshot.metadata = row.metadata
+    snapshot.obj_reset_changes(['metadata'])
