@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
+import enum
 import fcntl
 import os
 from pathlib import Path
@@ -77,10 +78,29 @@ def opened_by_qemu(path: Path) -> bool:
     finds a guest that nobody told of.
     """
     with open_layer(path) as fd:
-        start, length = _QEMU_LOCKS
-        ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        return _locked(fd, *_QEMU_LOCKS)
+
+
+class Use(enum.Flag):
+    """What QEMU does with an image; it locks a byte for each.
+
+    ``FILL`` is writing what the guest reads there anyway: pulling.
+    """
+
+    READ = 1
+    WRITE = 2
+    FILL = 4
+    RESIZE = 8
+
+
+def uses(path: Path) -> Use:
+    """Return what all the QEMUs that have an image open do with it."""
+    found = Use(0)
+    with open_layer(path) as fd:
+        for place, use in enumerate(Use):
+            if _locked(fd, _QEMU_LOCKS[0] + place, 1):
+                found |= use
+    return found
 
 
 @contextmanager
@@ -96,6 +116,13 @@ def denied_to_qemu(path: Path) -> Iterator[int]:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(
             fcntl.F_RDLCK, os.SEEK_SET, *_QEMU_DENIED, 0))
         yield fd
+
+
+def _locked(fd: int, start: int, length: int) -> bool:
+    """Tell whether somebody else has locked a range."""
+    ask = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def _lock(fd: int) -> None:

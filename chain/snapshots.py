@@ -7,6 +7,9 @@ This module must never remove an overlay that a guest may have written to.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
+import os
+from pathlib import Path
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import qcow2
@@ -153,9 +156,30 @@ class _New:
                 f'{self.file} lies on {found}, not on {self.before[-1]}')
 
     def undo(self) -> None:
-        """Remove the overlay, which holds nothing."""
-        self._volume.remove(self._volume.files.path(self.file))
-        self._volume.drop()
+        """Remove the overlay, which holds nothing.
+
+        Whoever was asked to move the guest may do so late: it finds no
+        overlay then, or one that QEMU does not take.  Killed in here, all
+        is done again.
+        """
+        volume = self._volume
+        path = volume.files.path(self.file)
+        with contextlib.suppress(errors.MissingLayer), \
+                volume.kept_closed(self.file):
+            if self._operation.step != 'overlay':
+                self._operation = volume.advance(self._operation, 'overlay')
+            volume.step('spoil the overlay')
+            _spoil(path)
+        volume.remove(path)
+        volume.drop()
+
+
+def _spoil(path: Path) -> None:
+    """Take the magic number from a header: QEMU may have opened it."""
+    with open(path, 'r+b') as file:
+        file.write(bytes(4))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def begin_revert(volume: Volume, snapshot_id: str,
