@@ -86,6 +86,9 @@ class _Request:
             self._result = self._fn()
         except Exception as exc:
             self._error = exc
+        except BaseException:
+            self._error = Abandoned()
+            raise
         finally:
             self._done.set()
 
