@@ -192,6 +192,20 @@ class Store:
         os.fchmod(fd, _MODE)
 
 
+def blank(path: Path, model: os.stat_result) -> None:
+    """Make an empty file that is another one's equal before it holds data.
+
+    The tools keep what is there; what they make, everybody may read.
+    """
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                 | os.O_CLOEXEC, 0o600)
+    try:
+        dress(fd, model)
+    finally:
+        os.close(fd)
+
+
 def dress(fd: int, model: os.stat_result) -> None:
     """Give an open file another one's owner and mode.
 

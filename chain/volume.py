@@ -23,7 +23,6 @@ from typing import Any
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.guest import GuestSide
-from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.lock import denied_to_qemu
 from assisted_snapshots.chain.lock import opened_by_qemu
 from assisted_snapshots.chain.lock import VolumeLock
@@ -33,11 +32,12 @@ from assisted_snapshots.chain.qemu_img import Progress
 from assisted_snapshots.chain.qemu_img import QemuImg
 from assisted_snapshots.chain.qemu_img import Secret
 from assisted_snapshots.chain.reader import read_chain
-from assisted_snapshots.chain.store import dress
+from assisted_snapshots.chain.store import blank
 from assisted_snapshots.chain.store import Journal
 from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Pinned
 from assisted_snapshots.chain.store import Store
+from assisted_snapshots.chain.store import sync_file
 from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
@@ -250,12 +250,10 @@ class Volume:
         """Make an empty layer, with owner and mode of another one."""
         pinned = self.journal().layers[below]
         path = self.files.folder / name
-        path.unlink(missing_ok=True)
+        blank(path, self.files.path(like).stat())
         self.tool.create(Image(name, Format.QCOW2, 0, pinned.encrypted),
                          size, (below, pinned.format))
-        with open_layer(path) as fd:
-            dress(fd, self.files.path(like).stat())
-            os.fsync(fd)
+        sync_file(path)
         sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
