@@ -123,7 +123,8 @@ def add_backend(folder: Path, name: str, **options: object) -> None:
              in {**BACKEND, 'volume_backend_name': name, **options}.items()]
     with open(folder / 'cinder.conf', 'a') as file:
         file.write('\n'.join([f'\n[{name}]', *lines, '']))
-    if CONF.config_file == [str(folder / 'cinder.conf')]:
+    if ('config_file' in CONF
+            and CONF.config_file == [str(folder / 'cinder.conf')]):
         CONF.reload_config_files()
 
 
