@@ -20,7 +20,7 @@ from assisted_snapshots.chain import errors
 MAX_NAME = 240
 
 #: Ends of names that are bookkeeping, never layers.
-RESERVED = ('.info', '.journal', '.lock', '.tmp')
+RESERVED = ('.info', '.journal', '.lock', '.tmp', '.view')
 
 _ALLOWED = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*\Z')
 _PREFIX = 'volume-'

@@ -42,6 +42,15 @@ driver_opts: list[cfg.Opt] = [
         'assisted_bandwidth', default=0, min=0,
         help='Bytes per second that the merge of a snapshot in a running '
              'guest may copy; 0 for what the agent is configured for.'),
+    cfg.StrOpt(
+        'assisted_raw_views', default='auto',
+        choices=[('auto', 'a FUSE export where it can serve, else a file '
+                          'on the share'),
+                 ('staged', 'always a file on the share: for services in '
+                            'containers that do not see the same '
+                            'mounts')],
+        help='How backup, migration and upload see the '
+             'content of a volume that is more than one raw file.'),
     cfg.IntOpt(
         'assisted_recovery_interval', default=300, min=0,
         help='Seconds between two looks for operations that a crash has '

@@ -86,6 +86,7 @@ def delete_locked(backend: Backend, volume: objects.Volume,
                   snapshot: objects.Snapshot) -> None:
     """Delete a snapshot of a volume that is fresh, locked and in order."""
     native(stray.remove, backend.files(volume), snapshot.id)
+    backend.driver.views.drop_snapshot(snapshot)
     operations = backend.settled(volume)
     try:
         native(operations.delete, snapshot.id)

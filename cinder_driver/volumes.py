@@ -132,6 +132,7 @@ def delete(backend: Backend, volume: objects.Volume) -> None:
                                                        volume.id)
         if left:
             raise failures.SnapshotsLeft(volume=volume.id, count=len(left))
+        backend.driver.views.drop(volume)
         native(shares.remove, backend.files(volume), volume.id)
 
 
