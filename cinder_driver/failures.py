@@ -99,6 +99,22 @@ class TooLarge(exception.InvalidVolume):
                'changed a header')
 
 
+#: What an operator has to add to a reference.
+SAY_FORMAT = ('its header could be that of a qcow2 image or one that a guest '
+              'has written into a raw disk: say which by "format" in the '
+              'reference')
+
+
+class BadReference(exception.ManageExistingInvalidReference):
+    """A file that cannot become a volume."""
+
+
+class NeedsFormat(BadReference):
+    """A file whose format only the operator can know."""
+
+    message = '%(existing_ref)s: ' + SAY_FORMAT
+
+
 class NotEncrypted(exception.InvalidVolume):
     """Encryption cannot be added or dropped by copying."""
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from cinder.volume import configuration
 from cinder.volume.drivers import nfs
 
 from assisted_snapshots.cinder_driver import options
@@ -21,12 +20,6 @@ def test_ours_have_one_prefix_and_a_help() -> None:
     for opt in options.driver_opts:
         assert opt.name.startswith('assisted_')
         assert opt.help and opt.help.endswith('.')
-
-
-def test_every_backend_has_them() -> None:
-    conf = configuration.Configuration([], config_group='some-backend')
-    conf.append_config_values(options.driver_opts)
-    assert conf.assisted_agent == 'auto'
 
 
 def test_the_sample_file_shows_them_where_backends_share_options() -> None:
