@@ -53,6 +53,7 @@ from typing import Any
 
 from assisted_snapshots.chain import copies
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain import growth
 from assisted_snapshots.chain import merging
 from assisted_snapshots.chain import recover
 from assisted_snapshots.chain import snapshots
@@ -146,23 +147,31 @@ class Operations:
         """
         self._merge('flatten', self._volume.files.id, delete_snapshots)
 
-    def clone(self, snapshot_id: str, target: Path,
-              form: Format = Format.QCOW2, size: int | None = None) -> None:
+    def clone(self, snapshot_id: str | None, target: Path,
+              form: Format = Format.QCOW2, size: int | None = None, *,
+              target_secret: Secret | None = None) -> None:
         """Make a new volume of a snapshot, without layers below it.
 
         Works beside a running guest: a snapshot's layers do not change.
 
+        :param snapshot_id: None for the volume's current content, which
+            needs a detached volume.
         :param target: file to be made; in the volume's own folder its
             format gets pinned.
         :param size: in bytes, if it is to be larger.
+        :param target_secret: passphrase of the clone; by default that of
+            the volume.  Makes an encrypted clone of any volume.
+        :raises VolumeInUse: a guest has what is to be cloned.
         """
         volume = self._volume
         with volume.locked():
-            doing = volume.resumable('clone', snapshot_id)
+            doing = volume.resumable('clone',
+                                     snapshot_id or volume.files.name)
             if doing:
                 copies.resume_clone(volume, doing)
             copies.carry_on_clone(volume, copies.begin_clone(
-                volume, snapshot_id, target, form, size, volume.state()))
+                volume, snapshot_id, target, form, size, volume.state(),
+                target_secret), target_secret)
 
     def revert(self, snapshot_id: str) -> None:
         """Drop what was written since the newest snapshot."""
@@ -180,10 +189,10 @@ class Operations:
         with volume.locked():
             doing = volume.resumable('extend', volume.files.name)
             if doing:
-                copies.carry_on_extend(volume, doing)
-            doing = copies.begin_extend(volume, size, volume.state())
+                growth.carry_on_extend(volume, doing)
+            doing = growth.begin_extend(volume, size, volume.state())
             if doing:
-                copies.carry_on_extend(volume, doing)
+                growth.carry_on_extend(volume, doing)
 
     def check(self) -> list[Finding]:
         """Return what is wrong with the volume; changes nothing."""

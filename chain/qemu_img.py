@@ -77,7 +77,7 @@ class QemuImg:
                  progress: Progress | None = None) -> None:
         self._folder = folder
         self._secret = secret
-        self._progress = progress
+        self.progress = progress
         #: a lock that a running qemu-img holds too.
         self.held: int | None = None
         #: layers that are denied to all others -> the descriptor that does
@@ -120,13 +120,31 @@ class QemuImg:
         self._run('rebase', image.name, [
             '-q', '-u', *self._backing(backing), *self._open(alone)], _QUICK)
 
-    def convert(self, source: Image, target: Path, form: Format) -> None:
-        """Copy all that an image shows into one new file."""
-        made = Image(target.name, form, 0, source.encrypted)
+    def convert(self, source: Image, target: Path, form: Format,
+                new: Secret | None = None) -> None:
+        """Copy all that an image shows into one new file.
+
+        :param new: the passphrase of the new file, if it is another one.
+        """
+        made = Image(target.name, form, 0, source.encrypted or bool(new))
         self._run('convert', target.name, [
             *self._copying(source.name), '-T', self._cache(source.name),
-            '-O', form, *self._luks(made), *self._open(source),
-            str(target)], _COPY)
+            '-O', form, *self._luks(made, new), *self._open(source),
+            str(target)], _COPY, new=new)
+
+    def commit_onto(self, top: Image, path: Path, base: Image,
+                    below: Path) -> None:
+        """Write what one layer holds into a file it does not lie on.
+
+        :param path: where a copy of the layer is, which is written to.
+        :param below: where the file is.
+        """
+        options = ','.join([
+            self._options(top, path),
+            f'backing.driver={base.format}', 'backing.file.driver=file',
+            f'backing.file.filename={_escaped(below)}'])
+        self._run('commit', top.name, [
+            '-d', *self._copying(top.name), '--image-opts', options], _COPY)
 
     def resize(self, image: Image, size: int,
                path: Path | None = None) -> None:
@@ -161,13 +179,26 @@ class QemuImg:
             accept=(0, 1))
         return status == 0
 
-    def _luks(self, image: Image) -> list[str]:
+    def other(self, secret: Secret | None) -> QemuImg:
+        """Return a tool for what has another secret; None for this one."""
+        if secret is None:
+            return self
+        tool = QemuImg(self._folder, secret, self.progress)
+        tool.held = self.held
+        return tool
+
+    def has(self, secret: Secret) -> bool:
+        """Tell whether a secret opens what this one opens."""
+        return self._secret is not None and self._secret.value == secret.value
+
+    def _luks(self, image: Image, new: Secret | None = None) -> list[str]:
         """Return the options that make a new layer encrypted."""
         if not image.encrypted:
             return []
-        options = 'encrypt.format=luks,encrypt.key-secret=luks'
-        if self._secret and self._secret.stretch_ms is not None:
-            options += f',encrypt.iter-time={self._secret.stretch_ms}'
+        secret, name = (new, 'new') if new else (self._secret, 'luks')
+        options = f'encrypt.format=luks,encrypt.key-secret={name}'
+        if secret and secret.stretch_ms is not None:
+            options += f',encrypt.iter-time={secret.stretch_ms}'
         return ['-o', options]
 
     def _open(self, image: Image, path: Path | None = None) -> list[str]:
@@ -178,7 +209,7 @@ class QemuImg:
 
     def _options(self, image: Image, path: Path | None = None) -> str:
         """Return an image as QEMU options, with a secret for each layer."""
-        where = str(path or image.name).replace(',', ',,')
+        where = _escaped(path or image.name)
         parts = [f'driver={image.format}', 'file.driver=file',
                  f'file.filename={where}']
         if image.name in self.denied and path is None:
@@ -193,7 +224,7 @@ class QemuImg:
 
     def _copying(self, name: str) -> list[str]:
         """Return the arguments of everything that copies."""
-        return [*(['-p'] if self._progress else ['-q']),
+        return [*(['-p'] if self.progress else ['-q']),
                 '-t', self._cache(name)]
 
     def _cache(self, name: str) -> str:
@@ -206,29 +237,32 @@ class QemuImg:
         return 'none'
 
     def _run(self, command: str, file: str, arguments: Sequence[str],
-             limits: Sequence[str], *, accept: Sequence[int] = (0,)) -> int:
+             limits: Sequence[str], *, accept: Sequence[int] = (0,),
+             new: Secret | None = None) -> int:
         """Run one command to its end; returns its status."""
-        with self._given() as (secret, passed):
+        with (self._given('luks', self._secret) as (secret, passed),
+              self._given('new', new) as (other, also)):
             status, errors_seen = self._follow(
                 ['setpriv', '--pdeathsig', 'KILL', 'prlimit',
-                 *limits, 'qemu-img', command, *secret,
-                 *arguments], (*passed, *self.denied.values()))
+                 *limits, 'qemu-img', command, *secret, *other,
+                 *arguments], (*passed, *also, *self.denied.values()))
         if status not in accept:
             raise errors.ImageToolFailed(command=command, file=file,
                                          status=status, stderr=errors_seen)
         return status
 
     @contextmanager
-    def _given(self) -> Iterator[tuple[list[str], tuple[int, ...]]]:
-        """Yield the arguments and descriptors that hand over the secret."""
-        if self._secret is None:
+    def _given(self, name: str, secret: Secret | None,
+               ) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+        """Yield the arguments and descriptors that hand over a secret."""
+        if secret is None:
             yield [], ()
             return
         fd = os.memfd_create('luks', os.MFD_CLOEXEC)
         try:
-            os.write(fd, self._secret.value)
-            yield ['--object', f'secret,id=luks,file=/proc/self/fd/{fd}'], \
-                (fd,)
+            os.write(fd, secret.value)
+            yield ['--object',
+                   f'secret,id={name},file=/proc/self/fd/{fd}'], (fd,)
         finally:
             os.close(fd)
 
@@ -260,5 +294,10 @@ class QemuImg:
     def _listen(self, output: IO[bytes]) -> None:
         while text := output.read(4096):
             found = _PERCENT.findall(text)
-            if found and self._progress:
-                self._progress(float(found[-1]))
+            if found and self.progress:
+                self.progress(float(found[-1]))
+
+
+def _escaped(path: Path | str) -> str:
+    """Return a path as a part of QEMU options."""
+    return str(path).replace(',', ',,')

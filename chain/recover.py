@@ -15,6 +15,7 @@ from pathlib import Path
 
 from assisted_snapshots.chain import copies
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain import growth
 from assisted_snapshots.chain import merging
 from assisted_snapshots.chain import names
 from assisted_snapshots.chain import qcow2
@@ -57,7 +58,7 @@ def resume(volume: Volume, operation: Operation) -> str | None:
     elif operation.kind == 'clone':
         copies.resume_clone(volume, operation)
     elif operation.kind == 'extend':
-        copies.carry_on_extend(volume, operation)
+        growth.carry_on_extend(volume, operation)
     else:
         raise errors.BadJournal(
             file=volume.files.journal,

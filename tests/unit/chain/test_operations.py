@@ -215,7 +215,7 @@ def test_no_space(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     ('commit', lambda ops, _: ops.delete('s3')),
     ('rebase', lambda ops, _: ops.delete('s2')),
     ('resize', lambda ops, _: ops.extend(4 * MIB)),
-    ('convert', lambda ops, folder: ops.clone('s1', folder / 'volume-2')),
+    ('convert', lambda ops, folder: ops.clone('s2', folder / 'volume-2')),
     ('resize', lambda ops, folder: ops.clone(
         's1', folder / 'volume-2', Format.RAW, 2 * MIB)),
 ])
