@@ -13,11 +13,9 @@ from cinder import objects
 from cinder.context import RequestContext
 
 from assisted_snapshots.cinder_driver import failures
-from assisted_snapshots.cinder_driver import metadata
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.images import Download
 from assisted_snapshots.cinder_driver.images import Upload
-from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.views import Views
 
 Update = dict[str, Any]
@@ -81,22 +79,3 @@ class DataPath:
         """Make a plain image the content of an encrypted volume."""
         Download(self.backend).run(context, volume, image_service, image_id,
                                    encrypt=True)
-
-    def update_migrated_volume(self, ctxt: RequestContext,
-                               volume: objects.Volume,
-                               new_volume: objects.Volume,
-                               original_volume_status: str) -> Update:
-        """Return where a migrated volume is from now on.
-
-        Its files keep the name they were made under, so that nothing is
-        renamed that a journal or a header names.  Both rows get the formats
-        of the new files, because Cinder may or may not exchange what they
-        say; of the old files only deletion is left.
-        """
-        fresh = self.backend.fresh(new_volume)
-        with self.backend.locked(fresh.id), failures.translated():
-            state = native(self.backend.settled(fresh).state)
-        for row in (fresh, self.backend.fresh(volume)):
-            metadata.note(self.backend.context(), row, state)
-        return {'_name_id': fresh.name_id,
-                'provider_location': fresh.provider_location}

@@ -33,26 +33,35 @@ def update(backend: Backend, volume: objects.Volume,
     """Return what of a migrated volume's row has changed.
 
     On the same share, and under a guest, the volume keeps the new files'
-    name as its ``name_id``.  Admin metadata, the formats among them, are
-    exchanged by the manager with the rest of the two rows.
+    name as its ``name_id``.  Both rows get the formats of the new files:
+    Cinder exchanges what they say, or not, and of the old files only
+    deletion is left.
     """
-    kept = {'_name_id': new._name_id or new.id,
-            'provider_location': new.provider_location}
-    if (status != 'available'
-            or volume.provider_location == new.provider_location):
-        return kept
     with backend.locked(volume.id, new.id), failures.translated():
-        old = backend.files(new)
-        target = VolumeFiles(old.folder,
-                             cfg.CONF.volume_name_template % volume.id)
-        backend.settled(backend.fresh(new))
-        try:
-            native(rename, old, target)
-        except (errors.ChainError, OSError) as exc:
-            LOG.warning('Volume %s keeps the name %s on its share: %s',
-                        volume.id, old.name, exc)
-            return kept
-    return {**kept, '_name_id': None}
+        fresh = backend.fresh(new)
+        state = native(backend.settled(fresh).state)
+        is_free = (status == 'available' and volume.provider_location
+                   != fresh.provider_location)
+        renamed = is_free and _rename(backend, volume, fresh)
+        for row in (fresh, backend.fresh(volume)):
+            backend.note(row, state)
+    return {'_name_id': None if renamed else fresh.name_id,
+            'provider_location': fresh.provider_location}
+
+
+def _rename(backend: Backend, volume: objects.Volume,
+            new: objects.Volume) -> bool:
+    """Give the new files the volume's name, if that is possible."""
+    old = backend.files(new)
+    target = VolumeFiles(old.folder,
+                         cfg.CONF.volume_name_template % volume.id)
+    try:
+        native(rename, old, target)
+    except (errors.ChainError, OSError) as exc:
+        LOG.warning('Volume %s keeps the name %s on its share: %s',
+                    volume.id, old.name, exc)
+        return False
+    return True
 
 
 def rename(old: VolumeFiles, new: VolumeFiles) -> None:
