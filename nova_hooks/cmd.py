@@ -39,16 +39,20 @@ def register() -> None:
     """
     from nova import rpc
     from nova import version
+    from nova.virt.libvirt import driver as libvirt_driver
     import nova.conf
 
     from assisted_snapshots.nova_hooks import compat
     from assisted_snapshots.nova_hooks import conf
     from assisted_snapshots.nova_hooks import driver
+    from assisted_snapshots.nova_hooks import glusterfs
     from assisted_snapshots.rpcapi import target
 
     compat.check(version.version_string(), driver.RELIED_ON)
     module = types.ModuleType(_NAME)
     vars(module)['LibvirtDriver'] = driver.AssistedLibvirtDriver
+    libvirt_driver.VOLUME_DRIVERS.setdefault(
+        'glusterfs', f'{glusterfs.__name__}.GlusterfsVolumeDriver')
     sys.modules[_NAME] = module
     conf.register_opts(nova.conf.CONF)
     rpc.add_extra_exmods(*target.EXMODS)

@@ -31,6 +31,9 @@ opts = [
         'progress_interval', default=5.0, min=0.0,
         help='Seconds between two updates of the progress of a snapshot in '
              'Cinder; 0 leaves them out.'),
+    cfg.StrOpt(
+        'glusterfs_mount_point_base', default='$state_path/mnt',
+        help='Folder that holds the mount points of Gluster shares.'),
 ]
 
 
