@@ -30,6 +30,12 @@ driver_opts: list[cfg.Opt] = [
         help='Seconds without any contact to an agent until an operation '
              "is given up.  The agent's job goes on, and repeating the "
              'operation finds it.'),
+    cfg.IntOpt(
+        'assisted_nova_patience', default=600, min=1,
+        help='Seconds to wait for an unmodified Nova while nothing is seen '
+             'of what it was asked for; while QEMU is seen at work there is '
+             'no limit.  A merge that is given up is looked for again when '
+             'the delete is repeated.'),
     cfg.StrOpt(
         'assisted_quiesce', default='try',
         choices=[('off', 'do not ask the guest'),

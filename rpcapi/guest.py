@@ -52,17 +52,21 @@ class AgentGuest:
         ``code`` tells the kinds apart.  By default the error itself.
     :param patience: seconds without contact until it gives up.
     :param bandwidth: bytes per second for merges, 0 for the agent's default.
+    :param report: have the agent report the jobs, so that the hooks in Nova
+        hear of them too.
     """
 
     def __init__(self, client: AgentClient, *,
                  progress: Callable[[Job], None] = _ignore,
                  error: Callable[[errors.AgentError], Exception] = _same,
-                 patience: float = 120.0, bandwidth: int = 0) -> None:
+                 patience: float = 120.0, bandwidth: int = 0,
+                 report: bool = False) -> None:
         self._client = client
         self._progress = progress
         self._error = error
         self._patience = patience
         self._bandwidth = bandwidth
+        self._report = report
         self._has_job = False
 
     def chain(self, volume_id: str) -> tuple[str, ...] | None:
@@ -95,7 +99,7 @@ class AgentGuest:
     def create_all(self, disks: tuple[SnapshotDisk, ...],
                    quiesce: str) -> Job:
         """Move several disks of one guest in one atomic transaction."""
-        request = CreateRequest(disks, Quiesce(quiesce))
+        request = CreateRequest(disks, Quiesce(quiesce), self._report)
         return self._run(lambda: self._client.create_snapshot(request))
 
     def merge(self, volume_id: str, subject: str, kind: str,
@@ -103,7 +107,7 @@ class AgentGuest:
               survivor: str) -> None:
         """Merge layers; returns when it is done and durable."""
         request = MergeRequest(Kind(kind), volume_id, subject, before, merged,
-                               survivor, self._bandwidth)
+                               survivor, self._bandwidth, self._report)
         self._run(lambda: self._client.merge(request))
 
     def _live(self, volume_id: str) -> LiveChain:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who works on the disk of the guest that has a volume.
+
+The agent on the guest's host does, if it answers; else Nova, within
+upstream's protocol.  An attachment that is about to change, or a second
+one, is refused before anything is made.  This module must never take
+silence for "no guest": whether a volume is detached is what Cinder's
+attachments say, and the chain room looks at QEMU's locks besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import threading
+import time
+
+from cinder import objects
+from cinder.objects import fields
+from oslo_config import cfg
+from oslo_log import log as logging
+import oslo_messaging as messaging
+
+from assisted_snapshots.chain import errors as chain_errors
+from assisted_snapshots.chain.guest import GuestSide
+from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.native import home
+from assisted_snapshots.cinder_driver.nova_side import NovaSide
+from assisted_snapshots.cinder_driver.progress import SnapshotProgress
+from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi import transport
+from assisted_snapshots.rpcapi.client import AgentClient
+from assisted_snapshots.rpcapi.guest import AgentGuest
+from assisted_snapshots.rpcapi.messages import Job
+from assisted_snapshots.rpcapi.messages import SnapshotDisk
+
+LOG = logging.getLogger(__name__)
+
+# Seconds that an agent may take to say that it is there.
+_HELLO = 3.0
+
+# Seconds after which an agent that did not answer is asked once more.
+_FORGIVEN = 60.0
+
+# After these nobody knows what the agent has; an operation that meets one
+# stays open and is carried on by a repeat.
+_SILENT = (errors.PeerSilent, errors.BrokerUnreachable,
+           errors.InternalError, errors.JobNotFound)
+
+
+def side_for(backend: Backend, volume: objects.Volume, *,
+             snapshot: objects.Snapshot | None = None) -> GuestSide | None:
+    """Return the side of the guest that has a volume; None if none has.
+
+    :param volume: fresh, and locked.
+    :param snapshot: what is being created or deleted; it gets the progress.
+    :raises MultiAttached: more than one guest has it.
+    :raises AttachmentChanging: it is on its way to a guest, or off one.
+    """
+    attachment = attachment_of(backend, volume)
+    if attachment is None:
+        return None
+    how = backend.configuration.assisted_agent
+    host = host_of(attachment)
+    if how == 'never' or (how == 'auto' and not answers(backend, host)):
+        return NovaSide(backend, volume, attachment.instance_uuid, snapshot)
+    return AgentSide(backend, volume, host, snapshot)
+
+
+def attachment_of(backend: Backend, volume: objects.Volume
+                  ) -> objects.VolumeAttachment | None:
+    """Return the one attachment of a volume, None if it has none.
+
+    :raises MultiAttached: it has more than one.
+    :raises AttachmentChanging: it is not yet, or not any more, attached.
+    :raises VolumeInUse: what has it is no guest.
+    """
+    found = list(objects.VolumeAttachmentList.get_all_by_volume_id(
+        backend.context(), volume.id))
+    for attachment in found:
+        if attachment.attach_status != (
+                fields.VolumeAttachStatus.ATTACHED):
+            raise failures.AttachmentChanging(
+                volume=volume.id, status=attachment.attach_status)
+    if len(found) > 1:
+        raise failures.MultiAttached(volume=volume.id, count=len(found))
+    if found and not found[0].instance_uuid:
+        raise chain_errors.VolumeInUse(
+            volume=volume.name, user=f'host {host_of(found[0])}',
+            reason='it is attached to a host, not to a server')
+    return found[0] if found else None
+
+
+def host_of(attachment: objects.VolumeAttachment) -> str:
+    """Return what Nova calls the host of an attachment."""
+    connector: Mapping[str, str] = attachment.connector or {}
+    return str(attachment.attached_host or connector.get('host', ''))
+
+
+def client(backend: Backend, host: str) -> AgentClient:
+    """Return a client of the agent on a host."""
+    url = backend.configuration.assisted_agent_transport_url
+    return AgentClient(_BUS.way(url), host)
+
+
+def answers(backend: Backend, host: str) -> bool:
+    """Tell whether there is an agent on a host.
+
+    One that was not there is not asked again at once: where no agents are
+    deployed, every operation would wait for the answer.
+    """
+    url = backend.configuration.assisted_agent_transport_url
+    return _BUS.knows(url, host)
+
+
+class AgentSide:
+    """Works on one volume's guest by the agent on its host.
+
+    Serials of disks are ids of volumes; the files of a migrated volume are
+    named by another id.
+    """
+
+    def __init__(self, backend: Backend, volume: objects.Volume, host: str,
+                 snapshot: objects.Snapshot | None = None) -> None:
+        self._volume = volume
+        self.host = host
+        progress = (_ignore if snapshot is None else SnapshotProgress(
+            backend.context(), snapshot).job)
+        configuration = backend.configuration
+        self._guest = AgentGuest(
+            client(backend, host), progress=progress, error=self._failure,
+            patience=float(configuration.assisted_agent_patience),
+            bandwidth=configuration.assisted_bandwidth, report=True)
+
+    def chain(self, volume_id: str) -> tuple[str, ...] | None:
+        """Return the live layers.
+
+        :raises GuestRefused: the host has no guest with the volume, though
+            Cinder has it attached there: it is being moved, say.
+        """
+        live = home(self._guest.chain, self._volume.id)
+        if live is None:
+            raise chain_errors.GuestRefused(
+                volume=self._volume.name, code=errors.VolumeNotFound.code,
+                reason=f'it is attached on {self.host}, but no guest there '
+                       f'has it')
+        return live
+
+    def can_commit(self, volume_id: str) -> tuple[bool, str]:
+        """Tell whether QEMU may write to a backing file, and the remedy."""
+        return home(self._guest.can_commit, self._volume.id)
+
+    def create(self, volume_id: str, snapshot_id: str, new_file: str,
+               quiesce: str) -> str:
+        """Move the guest onto the prepared overlay."""
+        return home(self._guest.create, self._volume.id, snapshot_id,
+                    new_file, quiesce)
+
+    def create_all(self, disks: tuple[SnapshotDisk, ...],
+                   quiesce: str) -> Job:
+        """Move several disks of the guest in one transaction."""
+        return home(self._guest.create_all, disks, quiesce)
+
+    def merge(self, volume_id: str, subject: str, kind: str,
+              before: tuple[str, ...], merged: tuple[str, ...],
+              survivor: str) -> None:
+        """Merge layers; returns when it is done and durable."""
+        home(self._guest.merge, self._volume.id, subject, kind, before,
+             merged, survivor)
+
+    def _failure(self, error: errors.AgentError) -> Exception:
+        if isinstance(error, _SILENT):
+            return error
+        code = (error.job_code if isinstance(error, errors.JobFailed)
+                else error.code)
+        return chain_errors.GuestFailed(volume=self._volume.name, code=code,
+                                        reason=str(error))
+
+
+class _Bus:
+    """The ways to the agents' message brokers, and who was silent there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ways: dict[str | None, messaging.RPCTransport] = {}
+        self._silent: dict[tuple[str | None, str], float] = {}
+
+    def way(self, url: str | None) -> messaging.RPCTransport:
+        """Return the transport to a broker; None is Cinder's own."""
+        with self._lock:
+            if url not in self._ways:
+                self._ways[url] = transport.make(
+                    None if url else cfg.CONF, url)
+            return self._ways[url]
+
+    def knows(self, url: str | None, host: str) -> bool:
+        """Tell whether the agent on a host answers, or lately did not."""
+        key = (url, host)
+        since = self._silent.get(key)
+        if since is not None and time.monotonic() - since < _FORGIVEN:
+            return False
+        try:
+            home(AgentClient(self.way(url), host, _HELLO).ping)
+        except errors.AgentError as exc:
+            LOG.info('No agent on %s: %s', host, exc)
+            self._silent[key] = time.monotonic()
+            return False
+        self._silent.pop(key, None)
+        return True
+
+
+def _ignore(_job: Job) -> None:
+    pass
+
+
+_BUS = _Bus()
