@@ -126,9 +126,10 @@ class Backend:
 
         :param volume: fresh, and locked.
         """
-        return Operations(self.files(volume), formats=self.formats(volume),
-                          guest=guest, secret=self.secret(volume),
-                          progress=progress)
+        return Operations(
+            self.files(volume), formats=self.formats(volume), guest=guest,
+            secret=self.secret(volume), progress=progress,
+            keep_active=bool(getattr(guest, 'keeps_active', False)))
 
     def unsettled(self, volume: objects.Volume) -> bool:
         """Tell whether a crash has cut an operation short."""

@@ -22,6 +22,7 @@ import oslo_messaging as messaging
 
 from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain.guest import GuestSide
+from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import home
@@ -48,9 +49,27 @@ _SILENT = (errors.PeerSilent, errors.BrokerUnreachable,
            errors.InternalError, errors.JobNotFound)
 
 
+def settled(backend: Backend, volume: objects.Volume, *,
+            snapshot: objects.Snapshot | None = None,
+            at_rest: bool = False) -> Operations:
+    """Return a volume's operations, with its guest's side, in order.
+
+    :param at_rest: only snapshots will be read, so that the guest matters
+        only if a crash has cut something short.
+    :raises Disagreement: nobody can tell what is right.
+    """
+    if at_rest and not backend.unsettled(volume):
+        return backend.operations(volume)
+    progress = None if snapshot is None else SnapshotProgress(
+        backend.context(), snapshot).percent
+    return backend.settled(
+        volume, guest=side_for(backend, volume, snapshot=snapshot),
+        progress=progress)
+
+
 def side_for(backend: Backend, volume: objects.Volume, *,
-             snapshot: objects.Snapshot | None = None) -> GuestSide | None:
-    """Return the side of the guest that has a volume; None if none has.
+             snapshot: objects.Snapshot | None = None) -> GuestSide:
+    """Return the side of the guest that has a volume, or of none.
 
     :param volume: fresh, and locked.
     :param snapshot: what is being created or deleted; it gets the progress.
@@ -59,7 +78,7 @@ def side_for(backend: Backend, volume: objects.Volume, *,
     """
     attachment = attachment_of(backend, volume)
     if attachment is None:
-        return None
+        return Detached(volume)
     how = backend.configuration.assisted_agent
     host = host_of(attachment)
     if how == 'never' or (how == 'auto' and not answers(backend, host)):
@@ -111,6 +130,40 @@ def answers(backend: Backend, host: str) -> bool:
     """
     url = backend.configuration.assisted_agent_transport_url
     return _BUS.knows(url, host)
+
+
+class Detached:
+    """The side of a volume that no guest has.
+
+    What was begun with a guest that has gone since is ended with it.
+    """
+
+    def __init__(self, volume: objects.Volume) -> None:
+        self._name = volume.name
+
+    def chain(self, volume_id: str) -> tuple[str, ...] | None:
+        """Say that no guest has the volume."""
+        return None
+
+    def can_commit(self, volume_id: str) -> tuple[bool, str]:
+        """Say that there is no QEMU to deny it."""
+        return True, ''
+
+    def create(self, volume_id: str, snapshot_id: str, new_file: str,
+               quiesce: str) -> str:
+        """Say that nobody can be moved."""
+        raise self._gone()
+
+    def merge(self, volume_id: str, subject: str, kind: str,
+              before: tuple[str, ...], merged: tuple[str, ...],
+              survivor: str) -> None:
+        """Say that nobody can merge it, nor tell what was done."""
+        raise self._gone()
+
+    def _gone(self) -> chain_errors.GuestFailed:
+        return chain_errors.GuestFailed(
+            volume=self._name, code='guest-gone',
+            reason='it has been detached since')
 
 
 class AgentSide:

@@ -18,7 +18,9 @@ from oslo_log import log as logging
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import stray
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
@@ -28,7 +30,9 @@ LOG = logging.getLogger(__name__)
 #: Key of a snapshot's metadata that says why it could not be deleted.
 REASON = 'assisted_snapshots:reason'
 
-_TEMPORARY = 'tmp-snap-'
+#: What the names of snapshots that Cinder takes for itself begin with.
+TEMPORARY = 'tmp-snap-'
+
 _CREATE = ('available', 'in-use', 'backing-up')
 _DELETE = ('available', 'in-use', 'backing-up', 'deleting', 'downloading')
 _REVERT = ('available', 'reverting')
@@ -42,7 +46,7 @@ def create(backend: Backend, snapshot: objects.Snapshot) -> None:
     with backend.locked(snapshot.volume_id), failures.translated():
         row = _row(backend, snapshot)
         volume = backend.fresh_by_id(row.volume_id)
-        downloading = (row.display_name or '').startswith(_TEMPORARY)
+        downloading = (row.display_name or '').startswith(TEMPORARY)
         check_state(volume, 'taking a snapshot',
                     (*_CREATE, 'downloading') if downloading else _CREATE)
         create_locked(backend, volume, row)
@@ -52,9 +56,10 @@ def create(backend: Backend, snapshot: objects.Snapshot) -> None:
 def create_locked(backend: Backend, volume: objects.Volume,
                   snapshot: objects.Snapshot) -> None:
     """Take a snapshot of a volume that is fresh, locked and in order."""
-    operations = backend.settled(volume)
+    operations = guests.settled(backend, volume, snapshot=snapshot)
     try:
-        native(operations.create, snapshot.id)
+        native(operations.create, snapshot.id,
+               backend.configuration.assisted_quiesce)
     except errors.SnapshotExists:
         LOG.info('Snapshot %s was begun before a crash, and is there.',
                  snapshot.id)
@@ -87,7 +92,7 @@ def delete_locked(backend: Backend, volume: objects.Volume,
     """Delete a snapshot of a volume that is fresh, locked and in order."""
     native(stray.remove, backend.files(volume), snapshot.id)
     backend.driver.views.drop_snapshot(snapshot)
-    operations = backend.settled(volume)
+    operations = guests.settled(backend, volume, snapshot=snapshot)
     try:
         native(operations.delete, snapshot.id)
     except errors.SnapshotNotFound:
@@ -111,7 +116,9 @@ def revert(backend: Backend, volume: objects.Volume,
 def in_step(backend: Backend, volume: objects.Volume,
             operations: Operations) -> None:
     """Let Cinder's records say what has become of the chain."""
-    backend.note(volume, native(operations.state))
+    state = native(operations.state)
+    backend.note(volume, state)
+    attachments.point(backend, volume, state)
 
 
 def check_state(volume: objects.Volume, action: str,

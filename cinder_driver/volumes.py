@@ -22,9 +22,11 @@ from oslo_utils import units
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import metadata
 from assisted_snapshots.cinder_driver import shares
 from assisted_snapshots.cinder_driver import snapshots
+from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
 from assisted_snapshots.cinder_driver.native import native
@@ -68,7 +70,10 @@ def clone(backend: Backend, volume: objects.Volume,
     with backend.locked(source.id, volume.id), failures.translated():
         fresh = backend.fresh(source)
         snapshots.check_state(fresh, 'cloning', _CLONE)
-        return _copy(backend, fresh, None, volume)
+        if not is_attached(fresh):
+            return _copy(backend, fresh, None, volume)
+        with temporary.snapshot_for(backend, fresh, volume) as snapshot:
+            return _copy(backend, backend.fresh(fresh), snapshot.id, volume)
 
 
 def _copy(backend: Backend, source: objects.Volume, snapshot_id: str | None,
@@ -76,7 +81,7 @@ def _copy(backend: Backend, source: objects.Volume, snapshot_id: str | None,
     """Copy what a snapshot of a locked volume, or the volume, shows."""
     if bool(source.encryption_key_id) != bool(volume.encryption_key_id):
         raise failures.NotEncrypted(volume=volume.id, source=source.id)
-    operations = backend.settled(source)
+    operations = guests.settled(backend, source, at_rest=True)
     share = backend.driver.share_for_copy(volume, source.provider_location)
     form = backend.wanted_format(volume)
     with _placed(backend, volume, share, form) as files:
