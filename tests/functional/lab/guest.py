@@ -59,6 +59,7 @@ class Guest(Shell):
                  folder: Path, name: str, volumes: Sequence[Volume], *,
                  persistent: bool = True) -> None:
         super().__init__(libvirtd)
+        self._libvirtd = libvirtd
         self.name = name
         self.uuid = str(uuid.uuid4())
         self.volumes = tuple(volumes)

@@ -7,12 +7,12 @@ import abc
 import base64
 import json
 from typing import Any
+from typing import Protocol
 
 import libvirt
 import libvirt_qemu
 
 from tests.functional.lab import waiting
-from tests.functional.lab.libvirtd import Libvirtd
 
 AGENT_TIMEOUT = 30
 #: A question that went astray is soon asked again.
@@ -29,11 +29,23 @@ class GuestError(AssertionError):
             command=command, status=status, output=output))
 
 
+class Hypervisor(Protocol):
+    """What is needed of a libvirtd."""
+
+    @property
+    def pid(self) -> int:
+        """Changes when it is started again."""
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """A connection that is alive."""
+
+
 class Shell(abc.ABC):
     """A guest in which commands can be run."""
 
-    def __init__(self, libvirtd: Libvirtd) -> None:
-        self._libvirtd = libvirtd
+    def __init__(self, hypervisor: Hypervisor) -> None:
+        self._hypervisor = hypervisor
         self._served_by = 0
 
     @property
@@ -48,11 +60,11 @@ class Shell(abc.ABC):
     def wait_answers(self, what: str, seconds: float) -> None:
         """Wait until the guest agent answers."""
         waiting.until(self._agent_answers, what, seconds, 0.05)
-        self._served_by = self._libvirtd.pid
+        self._served_by = self._hypervisor.pid
 
     def agent(self, command: str, **arguments: Any) -> Any:
         """One command of the guest agent."""
-        if self._served_by != self._libvirtd.pid:
+        if self._served_by != self._hypervisor.pid:
             # A new libvirtd needs a moment to find the guest's agent.
             self.wait_answers(f'answer to {command}', AGENT_TIMEOUT)
         return self._ask(command, AGENT_TIMEOUT, **arguments)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server of the cloud, and its guest as the laboratory sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import libvirt
+
+from tests.cloud.lab.project import Project
+from tests.cloud.lab.settings import Settings
+from tests.functional.lab import domain_xml
+from tests.functional.lab import guest_image
+from tests.functional.lab.guest import Writer
+from tests.functional.lab.shell import Hypervisor
+from tests.functional.lab.shell import Shell
+
+BOOT_DEADLINE = 180
+#: As much of a serial as virtio has room for.
+SERIAL = 20
+
+
+class Server(Shell):
+    """One server with the laboratory's guest in it.
+
+    :ivar id: Nova's.
+    """
+
+    def __init__(self, project: Project, settings: Settings,
+                 hypervisor: Hypervisor, server: str) -> None:
+        super().__init__(hypervisor)
+        self.id = server
+        self._project = project
+        self._settings = settings
+
+    @property
+    def domain(self) -> libvirt.virDomain:
+        """Its domain."""
+        return self._hypervisor.connection.lookupByUUIDString(self.id)
+
+    @property
+    def console(self) -> Path:
+        """What its serial console said since it was started."""
+        return self._settings.data / 'instances' / self.id / 'console.log'
+
+    def booted(self) -> bool:
+        """Whether its console says so."""
+        return (self.console.exists()
+                and guest_image.READY in self.console.read_bytes())
+
+    def wait_ready(self) -> None:
+        """Wait until its guest agent answers, also after a reboot."""
+        self.wait_answers(f'boot of {self.id}', BOOT_DEADLINE)
+
+    def chain(self, volume: str) -> tuple[str, ...]:
+        """The volume's layers as libvirt shows them, base first."""
+        return domain_xml.chains(self.domain.XMLDesc())[volume]
+
+    def attach(self, volume: str) -> None:
+        """Attach a volume and wait until the guest sees it."""
+        self._project.attach(self.id, volume)
+        self.device(volume)
+
+    def detach(self, volume: str) -> None:
+        """Detach a volume."""
+        self._project.detach(self.id, volume)
+
+    def device(self, volume: str) -> str:
+        """The volume's device in the guest, as soon as it is there."""
+        return self.run(
+            'while :; do for disk in /sys/block/vd*; do '
+            f'case $(cat $disk/serial) in {volume[:SERIAL]}) '
+            'echo /dev/${disk##*/}; exit;; esac; done; done').strip()
+
+    def writer(self, volume: str, blocks: int, delay: float) -> Writer:
+        """The verifying writer for a volume, not started."""
+        return Writer(self, self.device(volume), volume, blocks, delay)
+
+    def stop_and_start(self) -> None:
+        """Shut it off and start it again."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """Shut it off."""
+        self._project.act(self.id, 'SHUTOFF', **{'os-stop': None})
+
+    def start(self) -> None:
+        """Start it again."""
+        self._project.act(self.id, 'ACTIVE', **{'os-start': None})
+        self.wait_ready()
+
+    def reboot(self) -> None:
+        """Reboot it hard: Nova makes its domain anew."""
+        self._project.act(self.id, 'ACTIVE', reboot={'type': 'HARD'})
+        self.wait_ready()

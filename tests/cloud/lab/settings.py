@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a cloud's parts are: folders, ports, addresses, passwords.
+
+Written to the cloud's folder, so that another process can talk to a cloud
+that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+import json
+from pathlib import Path
+
+from tests.functional.lab import paths
+from tests.functional.lab import ports
+
+#: The virtual environment of the OpenStack services.
+VENV = paths.TMP / 'cloud/venv'
+#: Where a cloud lives unless another folder is named.
+FOLDER = paths.TMP / 'cloud/up'
+PROGRAMS = Path(__file__).parent / 'programs'
+#: Everybody's; the cloud listens on loopback only.
+PASSWORD = 'cloud'
+REGION = 'RegionOne'
+HOSTS = ('compute-1', 'compute-2')
+CONTROLLER = 'controller'
+LISTENERS = ('database', 'keystone', 'placement', 'glance', 'nova',
+             'cinder', 'neutron')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One cloud.
+
+    :ivar cinder: options of Cinder's backend; they win over our own.
+    :ivar nova: options of Nova's section DEFAULT, likewise.
+    :ivar found: what became known while it started: addresses of RabbitMQ
+        and the libvirtds.
+    """
+
+    folder: Path
+    ports: Mapping[str, int]
+    cinder: Mapping[str, str] = field(default_factory=dict)
+    nova: Mapping[str, str] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def fresh(cls, folder: Path = FOLDER, *,
+              cinder: Mapping[str, str] | None = None,
+              nova: Mapping[str, str] | None = None) -> Settings:
+        """Settings of a cloud that is to be started, with free ports."""
+        numbers = dict(zip(LISTENERS, ports.free(len(LISTENERS)),
+                           strict=True))
+        return cls(folder.resolve(), numbers, cinder or {}, nova or {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Settings:
+        """Settings of the cloud in this folder."""
+        content = json.loads((folder / 'cloud.json').read_text())
+        return cls(**content | {'folder': Path(content['folder'])})
+
+    def save(self) -> None:
+        """Write them into the folder."""
+        content = asdict(self) | {'folder': str(self.folder)}
+        (self.folder / 'cloud.json').write_text(json.dumps(content, indent=1))
+
+    def url(self, service: str, path: str = '') -> str:
+        """Where a service listens."""
+        return f'http://127.0.0.1:{self.ports[service]}{path}'
+
+    @property
+    def auth_url(self) -> str:
+        """Keystone."""
+        return self.url('keystone', '/v3')
+
+    def database(self, name: str) -> str:
+        """SQLAlchemy's name of a database."""
+        port = self.ports['database']
+        return (f'mysql+pymysql://root@127.0.0.1:{port}/{name}'
+                '?charset=utf8mb3')
+
+    @property
+    def share(self) -> Path:
+        """The exported folder: a file system of its own, as an NFS is."""
+        return self.folder / 'share'
+
+    @property
+    def export(self) -> str:
+        """The share as Cinder knows it."""
+        return f'127.0.0.1:{self.share}'
+
+    @property
+    def data(self) -> Path:
+        """State of the services."""
+        return self.folder / 'data'
+
+    @property
+    def log(self) -> Path:
+        """One log per service."""
+        return self.folder / 'log'
+
+    @property
+    def etc(self) -> Path:
+        """The services' configuration."""
+        return self.folder / 'etc'
+
+    def config(self, name: str) -> Path:
+        """A configuration file; Glance looks for one name only."""
+        return self.etc / ('glance-api.conf' if name == 'glance'
+                           else f'{name}.conf')
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """Environment of the command ``openstack`` for the administrator."""
+        return {'OS_AUTH_URL': self.auth_url, 'OS_USERNAME': 'admin',
+                'OS_PASSWORD': PASSWORD, 'OS_PROJECT_NAME': 'admin',
+                'OS_USER_DOMAIN_NAME': 'Default',
+                'OS_PROJECT_DOMAIN_NAME': 'Default',
+                'OS_REGION_NAME': REGION, 'OS_IDENTITY_API_VERSION': '3',
+                'OS_VOLUME_API_VERSION': '3.70',
+                'OS_COMPUTE_API_VERSION': '2.96'}
