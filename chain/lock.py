@@ -22,6 +22,7 @@ from types import TracebackType
 
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.names import VolumeFiles
+from assisted_snapshots.chain.store import renew_folder
 
 # Agent, Cinder and command line may be users of one group.
 _MODE = 0o660
@@ -131,6 +132,7 @@ def _lock(fd: int) -> None:
 
 
 def _same(fd: int, path: Path) -> bool:
+    renew_folder(path.parent)
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:

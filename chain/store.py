@@ -222,6 +222,15 @@ def dress(fd: int, model: os.stat_result) -> None:
         os.fchmod(fd, stat.S_IMODE(model.st_mode))
 
 
+def renew_folder(folder: Path) -> None:
+    """Have the kernel ask for the names in a folder before it tells them.
+
+    An NFS client remembers names, also those that were not there, for up to
+    a minute.  What opens the folder has it asked whether it has changed.
+    """
+    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
 def sync_folder(folder: Path) -> None:
     """Make names in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

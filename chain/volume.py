@@ -36,6 +36,7 @@ from assisted_snapshots.chain.store import blank
 from assisted_snapshots.chain.store import Journal
 from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Pinned
+from assisted_snapshots.chain.store import renew_folder
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.store import sync_file
 from assisted_snapshots.chain.store import sync_folder
@@ -76,6 +77,7 @@ class Volume:
         with lock as held:
             if isinstance(held, VolumeLock):
                 self.tool.held = held.fileno()
+            renew_folder(self.files.folder)
             try:
                 yield
             finally:
@@ -105,6 +107,7 @@ class Volume:
         :raises OperationInFlight: what an unfinished operation has changed
             does not fit together yet.
         """
+        renew_folder(self.files.folder)
         try:
             return read_chain(self.files, self.formats(),
                               self.store.read_info(), ignore=ignore)
