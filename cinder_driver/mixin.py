@@ -10,6 +10,8 @@ not reentrant.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from cinder import objects
@@ -17,16 +19,21 @@ from cinder.context import RequestContext
 
 from assisted_snapshots.cinder_driver import connections
 from assisted_snapshots.cinder_driver import locks
+from assisted_snapshots.cinder_driver import manage
+from assisted_snapshots.cinder_driver import migrated
 from assisted_snapshots.cinder_driver import options
 from assisted_snapshots.cinder_driver import snapshots
 from assisted_snapshots.cinder_driver import volumes
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.capacity import Capacity
+from assisted_snapshots.cinder_driver.data_path import DataPath
+from assisted_snapshots.cinder_driver.recovery import Recovery
+from assisted_snapshots.cinder_driver.views import Views
 
 Update = dict[str, Any]
 
 
-class AssistedSnapshots(Capacity):
+class AssistedSnapshots(DataPath, Capacity):
     """Everything that touches a chain.
 
     The driver beside it provides ``driver_prefix``, ``shares``,
@@ -44,6 +51,14 @@ class AssistedSnapshots(Capacity):
         super().__init__(*args, **kwargs)
         self.configuration.append_config_values(options.driver_opts)
         self.backend = Backend(self)
+        self.views = Views(self.backend)
+        self.recovery = Recovery(self.backend)
+
+    def do_setup(self, context: RequestContext) -> None:
+        """Mount the shares, and end what an earlier run has left."""
+        super().do_setup(context)  # type: ignore[misc]
+        self.views.sweep()
+        self.recovery.start()
 
     def create_volume(self, volume: objects.Volume) -> Update:
         """Make an empty volume."""
@@ -80,6 +95,35 @@ class AssistedSnapshots(Capacity):
                            snapshot: objects.Snapshot) -> None:
         """Bring a detached volume back to its newest snapshot."""
         snapshots.revert(self.backend, volume, snapshot)
+
+    def manage_existing(self, volume: objects.Volume,
+                        existing_ref: Mapping[str, str]) -> Update:
+        """Make a volume of a file that is on a share."""
+        return manage.manage(self.backend, volume, existing_ref)
+
+    def manage_existing_get_size(self, volume: objects.Volume,
+                                 existing_ref: Mapping[str, str]) -> int:
+        """Return the size in GiB that a file would have as a volume."""
+        return manage.size_of(self.backend, existing_ref)
+
+    def unmanage(self, volume: objects.Volume) -> None:
+        """Leave the volume's file to the operator."""
+        manage.unmanage(self.backend, volume)
+
+    def get_manageable_volumes(self, cinder_volumes: Iterable[objects.Volume],
+                               marker: Any, limit: Any, offset: Any,
+                               sort_keys: Any, sort_dirs: Any) -> Any:
+        """Return the files on the shares that are or could be volumes."""
+        return manage.page(manage.manageable(self.backend, cinder_volumes),
+                           marker, limit, offset, sort_keys, sort_dirs)
+
+    def update_migrated_volume(self, ctxt: RequestContext,
+                               volume: objects.Volume,
+                               new_volume: objects.Volume,
+                               original_volume_status: str) -> Update:
+        """Give a migrated volume its own name on the new share."""
+        return migrated.update(self.backend, volume, new_volume,
+                               original_volume_status)
 
     def initialize_connection(self, volume: objects.Volume,
                               connector: Update) -> Update:

@@ -152,7 +152,7 @@ def flush(mount: Path) -> None:
         finally:
             os.close(fd)
     except OSError as exc:
-        if exc.errno == errno.ENOTCONN:
+        if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise ViewLost(mount=mount) from exc
         raise
     if not alive(mount):

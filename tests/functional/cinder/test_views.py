@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Cinder itself is given to read and to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import select
+import signal
+import socket
+import subprocess
+from typing import Any
+
+from cinder import exception
+from cinder.volume import volume_utils
+import pytest
+
+from assisted_snapshots.cinder_driver import exported
+from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab.world import World
+
+MIB = 1 << 20
+HERE = {'host': socket.gethostname(), 'ip': '127.0.0.1', 'initiator': '',
+        'multipath': False}
+THERE = {**HERE, 'host': 'another-host'}
+
+
+def become(cinder: World, thing: Any, status: str) -> Any:
+    """Give a row a status, as whoever connects it does before."""
+    row = cinder.fresh(thing)
+    row.status = status
+    row.save()
+    return cinder.fresh(row)
+
+
+def daemons(cinder: World) -> list[int]:
+    """Process ids of storage daemons that show this world's volumes."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            said = path.read_bytes()
+        except OSError:
+            continue
+        if (said.startswith(b'qemu-storage-daemon')
+                and os.fsencode(cinder.folder) in said):
+            found.append(int(path.parent.name))
+    return found
+
+
+def kill(cinder: World) -> None:
+    """Kill the one daemon there is, and see it dead."""
+    [daemon] = daemons(cinder)
+    fd = os.pidfd_open(daemon)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [])
+    finally:
+        os.close(fd)
+
+
+def mounts(cinder: World) -> list[str]:
+    """FUSE mounts of this world."""
+    lines = Path('/proc/self/mountinfo').read_text().splitlines()
+    return [line for line in lines
+            if str(cinder.folder) in line and '/dev/fuse' in line]
+
+
+def gone(cinder: World) -> None:
+    """Nothing is left of any view."""
+    assert daemons(cinder) == []
+    assert mounts(cinder) == []
+    assert list(cinder.share.glob('*.view')) == []
+    assert [path for path in (cinder.folder / 'state/assisted_views').rglob(
+        '*') if path.is_file()] == []
+
+
+def path_of(connection: dict[str, Any]) -> Path:
+    """Connect as Cinder does, by os-brick; the path it finds."""
+    connector = volume_utils.brick_get_connector(
+        connection['driver_volume_type'], conn=connection,
+        expect_raw_disk=True)
+    return Path(connector.connect_volume(connection['data'])['path'])
+
+
+@pytest.fixture(autouse=True)
+def ended(cinder: World) -> Iterator[None]:
+    """No daemon outlives a test that fails."""
+    yield
+    for name in exported.subjects(cinder.driver.views.folder):
+        cinder.driver.views.exported(name).end()
+
+
+@pytest.fixture
+def chain(cinder: World) -> Iterator[Any]:
+    """A volume with two snapshots, different content in each layer."""
+    volume = cinder.volume()
+    cinder.write(volume, 0x10, 3 * MIB)
+    first = cinder.snapshot(volume)
+    cinder.write(volume, 0x11)
+    cinder.write(volume, 0x11, MIB)
+    second = cinder.snapshot(volume)
+    cinder.write(volume, 0x22)
+    yield volume, second, first
+    gone(cinder)
+
+
+def test_lone_raw_is_itself(cinder: World) -> None:
+    volume = become(cinder, cinder.volume(), 'backing-up')
+    for connector in (HERE, THERE):
+        found = cinder.driver.initialize_connection(volume, connector)
+        assert found['driver_volume_type'] == 'nfs'
+        assert found['data']['name'] == volume.name
+        assert found['data']['format'] == 'raw'
+        cinder.driver.terminate_connection(volume, connector)
+    gone(cinder)
+
+
+def test_nova_gets_the_chain(cinder: World, chain: Any) -> None:
+    volume, snapshot, _ = chain
+    attachment = cinder.attach(volume)
+    info = attachment.connection_info
+    assert info['driver_volume_type'] == 'nfs'
+    assert info['name'] == f'{volume.name}.{snapshot.id}'
+    assert info['format'] == 'qcow2'
+
+
+@pytest.mark.parametrize('connector', [HERE, THERE], ids=['here', 'there'])
+def test_read(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
+    volume, *_ = chain
+    expected = cinder.content(volume)
+    volume = become(cinder, volume, 'backing-up')
+    found = cinder.driver.initialize_connection(volume, connector)
+    local = connector is HERE
+    assert found['driver_volume_type'] == ('local' if local else 'nfs')
+    path = path_of(found)
+    assert content.of_raw(path) == expected
+    with open(path, 'rb') as file:  # it can be read more than once
+        assert file.read(4096) == b'\x22' * 4096
+    if local:
+        with pytest.raises(OSError):
+            path.write_bytes(b'no')
+    cinder.driver.terminate_connection(volume, connector)
+    gone(cinder)
+    assert cinder.content(volume) == expected
+
+
+@pytest.mark.parametrize('connector', [HERE, THERE], ids=['here', 'there'])
+def test_write(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
+    volume, snapshot, first = chain
+    held = cinder.snapshot_content(snapshot)
+    volume = become(cinder, volume, 'restoring-backup')
+    path = path_of(cinder.driver.initialize_connection(volume, connector))
+    with open(path, 'wb') as file:  # as Cinder's restore opens it
+        file.write(b'\x33' * content.LENGTH)
+        file.write(bytes(MIB))
+        file.seek(cinder.fresh(volume).size * (1 << 30) - MIB)
+        file.write(b'\x44' * MIB)
+    cinder.driver.terminate_connection(volume, connector)
+    gone(cinder)
+    found = cinder.content(volume)
+    assert found.bytes_at(0) == content.digest(0x33)
+    assert found.bytes_at(content.LENGTH) == ''
+    assert found.bytes_at((1 << 30) - MIB) == content.digest(0x44)
+    assert cinder.snapshot_content(snapshot) == held
+    become(cinder, volume, 'available')
+    cinder.audit(volume, first, snapshot)
+
+
+def test_emptied_target(cinder: World, chain: Any) -> None:
+    """Who copies without zeroes finds nothing below them."""
+    volume, snapshot, _ = chain
+    volume = become(cinder, volume, 'downloading')
+    path = path_of(cinder.driver.initialize_connection(volume, HERE))
+    with open(path, 'wb') as file:
+        file.seek(2 * MIB)
+        file.write(b'\x55' * content.LENGTH)
+    cinder.driver.terminate_connection(volume, HERE)
+    found = cinder.content(volume)
+    assert found.bytes_at(0) == found.bytes_at(MIB) == ''
+    assert found.bytes_at(2 * MIB) == content.digest(0x55)
+    assert cinder.snapshot_content(snapshot).bytes_at(0) == (
+        content.digest(0x11))
+
+
+@pytest.mark.parametrize('connector', [HERE, THERE], ids=['here', 'there'])
+def test_snapshot(cinder: World, connector: dict[str, Any]) -> None:
+    volume = cinder.volume()
+    cinder.write(volume, 0x11)
+    first = cinder.snapshot(volume)
+    cinder.write(volume, 0x22)
+    second = cinder.snapshot(volume)
+    cinder.write(volume, 0x33)
+    for row, byte in ((first, 0x11), (second, 0x22)):
+        snapshot = become(cinder, row, 'backing-up')
+        found = cinder.driver.initialize_connection_snapshot(
+            snapshot, connector)
+        path = path_of(found)
+        assert content.of_raw(path) == cinder.snapshot_content(snapshot)
+        assert path.read_bytes()[:4096] == bytes([byte]) * 4096
+        cinder.driver.terminate_connection_snapshot(snapshot, connector)
+        gone(cinder)
+
+
+def test_two_users(cinder: World, chain: Any) -> None:
+    volume, *_ = chain
+    expected = cinder.content(volume)
+    volume = become(cinder, volume, 'backing-up')
+    for connector in (HERE, THERE):
+        one, other = [path_of(cinder.driver.initialize_connection(
+            volume, connector)) for _ in range(2)]
+        assert one == other
+        cinder.driver.terminate_connection(volume, connector)
+        assert content.of_raw(other) == expected
+        cinder.driver.terminate_connection(volume, connector)
+        gone(cinder)
+
+
+def test_reader_and_writer(cinder: World, chain: Any) -> None:
+    volume, *_ = chain
+    volume = become(cinder, volume, 'backing-up')
+    cinder.driver.initialize_connection(volume, HERE)
+    volume = become(cinder, volume, 'restoring-backup')
+    with pytest.raises(exception.VolumeBackendAPIException,
+                       match='another one'):
+        cinder.driver.initialize_connection(volume, HERE)
+    cinder.driver.terminate_connection(volume, HERE)
+
+
+def test_killed_daemon_is_seen(cinder: World, chain: Any) -> None:
+    volume, *_ = chain
+    volume = become(cinder, volume, 'restoring-backup')
+    path = path_of(cinder.driver.initialize_connection(volume, HERE))
+    with open(path, 'r+b') as file:
+        file.write(b'\x99' * content.LENGTH)
+    kill(cinder)
+    with pytest.raises(exception.VolumeBackendAPIException,
+                       match='ended before'):
+        cinder.driver.terminate_connection(volume, HERE)
+    gone(cinder)
+    # The next try works.
+    path = path_of(cinder.driver.initialize_connection(volume, HERE))
+    with open(path, 'r+b') as file:
+        file.write(b'\x98' * content.LENGTH)
+    cinder.driver.terminate_connection(volume, HERE)
+    assert cinder.content(volume).bytes_at(0) == content.digest(0x98)
+
+
+def test_killed_daemon_while_reading(cinder: World, chain: Any) -> None:
+    volume, *_ = chain
+    volume = become(cinder, volume, 'backing-up')
+    path = path_of(cinder.driver.initialize_connection(volume, HERE))
+    kill(cinder)
+    with pytest.raises(OSError):
+        path.read_bytes()
+    again = path_of(cinder.driver.initialize_connection(volume, HERE))
+    assert content.of_raw(again) == cinder.content(volume)
+    cinder.driver.terminate_connection(volume, HERE)
+
+
+def test_sweep(cinder: World, chain: Any) -> None:
+    """A view lives as long as its status, over a restart of the service."""
+    volume, snapshot, _ = chain
+    expected = cinder.content(volume)
+    volume = become(cinder, volume, 'backing-up')
+    snapshot = become(cinder, snapshot, 'backing-up')
+    paths = [path_of(cinder.driver.initialize_connection(volume, connector))
+             for connector in (HERE, THERE)]
+    cinder.driver.initialize_connection_snapshot(snapshot, HERE)
+    restarted = cinder.make_driver()
+    for path in paths:
+        assert content.of_raw(path) == expected
+    become(cinder, volume, 'available')
+    restarted.views.sweep()
+    assert len(daemons(cinder)) == 1  # the snapshot's
+    become(cinder, snapshot, 'available')
+    restarted.views.sweep()
+    gone(cinder)
+
+
+def test_sweep_of_remains(cinder: World, chain: Any) -> None:
+    """Whatever a kill leaves: a dead mount, a mount without a record."""
+    volume, snapshot, _ = chain
+    volume = become(cinder, volume, 'backing-up')
+    cinder.driver.initialize_connection(volume, HERE)
+    kill(cinder)
+    cinder.driver.views.sweep()
+    gone(cinder)
+    snapshot = become(cinder, snapshot, 'backing-up')
+    cinder.driver.initialize_connection_snapshot(snapshot, HERE)
+    [record] = (cinder.folder / 'state/assisted_views').rglob('*.json')
+    record.unlink()
+    cinder.driver.views.sweep()
+    gone(cinder)
+
+
+def test_deleted_volume(cinder: World) -> None:
+    volume = cinder.volume(driver=cinder.make_driver(nfs_qcow2_volumes=True))
+    cinder.write(volume, 0x11)
+    snapshot = cinder.snapshot(volume)
+    snapshot = become(cinder, snapshot, 'backing-up')
+    for connector in (HERE, THERE):
+        cinder.driver.initialize_connection_snapshot(snapshot, connector)
+    cinder.delete(snapshot)
+    gone(cinder)
+    volume = become(cinder, volume, 'backing-up')
+    for connector in (HERE, THERE):
+        cinder.driver.initialize_connection(volume, connector)
+    cinder.delete_volume(volume)
+    gone(cinder)
+    assert list(cinder.share.iterdir()) == []
+
+
+def test_delivery_cut_short(cinder: World, chain: Any) -> None:
+    """What was written to a staged view gets into the volume after all."""
+    volume, snapshot, first = chain
+    volume = become(cinder, volume, 'restoring-backup')
+    path = path_of(cinder.driver.initialize_connection(volume, THERE))
+    with open(path, 'r+b') as file:
+        file.write(b'\x77' * content.LENGTH)
+    [record] = cinder.share.glob('*.record.view')
+    record.write_text(record.read_text().replace('"open"', '"deliver"'))
+    become(cinder, volume, 'error_restoring')
+    cinder.make_driver()
+    gone(cinder)
+    assert cinder.content(volume).bytes_at(0) == content.digest(0x77)
+    become(cinder, volume, 'available')
+    cinder.audit(volume, first, snapshot)
+
+
+@pytest.mark.parametrize('step', ['making', '"'])
+def test_making_cut_short(cinder: World, chain: Any, step: str) -> None:
+    volume, *_ = chain
+    volume = become(cinder, volume, 'backing-up')
+    cinder.driver.initialize_connection(volume, THERE)
+    [record] = cinder.share.glob('*.record.view')
+    record.write_text(record.read_text().replace('open', step))
+    path = path_of(cinder.driver.initialize_connection(volume, THERE))
+    assert content.of_raw(path) == cinder.content(volume)
+    cinder.driver.terminate_connection(volume, THERE)
+    gone(cinder)
+
+
+def test_staged_where_it_is_asked_for(cinder: World) -> None:
+    driver = cinder.make_driver(assisted_raw_views='staged')
+    volume = cinder.volume()
+    cinder.write(volume, 0x11)
+    cinder.snapshot(volume)
+    volume = become(cinder, volume, 'backing-up')
+    found = driver.initialize_connection(volume, HERE)
+    assert found['driver_volume_type'] == 'nfs'
+    assert content.of_raw(path_of(found)) == cinder.content(volume)
+    driver.terminate_connection(volume, HERE)
+    gone(cinder)
+
+
+def test_guest_written_header(cinder: World) -> None:
+    """A raw volume that looks like qcow2 is shown as the bytes it holds."""
+    volume = cinder.volume()
+    inner = cinder.folder / 'inner.qcow2'
+    subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', inner, '64M'],
+                   check=True)
+    with open(cinder.share / volume.name, 'r+b') as file:
+        file.write(inner.read_bytes())
+    snapshot = cinder.snapshot(volume)
+    volume = become(cinder, volume, 'backing-up')
+    path = path_of(cinder.driver.initialize_connection(volume, HERE))
+    assert path.stat().st_size == 1 << 30
+    with open(path, 'rb') as file:
+        assert file.read(4) == b'QFI\xfb'
+    cinder.driver.terminate_connection(volume, HERE)
+    become(cinder, volume, 'available')
+    cinder.delete(snapshot)
+    gone(cinder)
