@@ -23,7 +23,7 @@ from assisted_snapshots.chain.header import open_layer
 _FICLONE = 0x40049409
 # So much at once; between two, progress can be told.
 _STEP = 32 << 20
-_PIECE = 1 << 20
+_PIECE = 128 << 10
 _ZEROES = bytes(_PIECE)
 
 # What a file system says that cannot do it, or not for these two files.
