@@ -59,8 +59,14 @@ def make(files: VolumeFiles, form: Format, size: int, mode: int, *,
     sync_folder(files.folder)
 
 
+def set_modes(files: VolumeFiles, mode: int) -> None:
+    """Give a new volume's files the mode that the backend's files have."""
+    set_mode(files.base, mode)
+    set_mode(files.journal, mode)
+
+
 def set_mode(path: Path, mode: int) -> None:
-    """Give a file the mode that the backend's files have."""
+    """Give a file a mode."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(fd, mode)

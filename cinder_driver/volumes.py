@@ -87,7 +87,7 @@ def _copy(backend: Backend, source: objects.Volume, snapshot_id: str | None,
     with _placed(backend, volume, share, form) as files:
         native(operations.clone, snapshot_id, files.base, form,
                size_bytes(volume))
-        native(shares.set_mode, files.base, backend.mode())
+        native(shares.set_modes, files, backend.mode())
     return {'provider_location': share}
 
 
