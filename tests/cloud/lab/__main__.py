@@ -8,6 +8,7 @@ happens to the cloud is done by it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from collections.abc import Sequence
 import os
 from pathlib import Path
@@ -24,8 +25,6 @@ from tests.cloud.lab.settings import Settings
 from tests.cloud.lab.settings import VENV
 from tests.functional.lab import waiting
 
-#: What the keeper writes when the cloud is ready.
-READY = 'ready'
 UP_DEADLINE = 1200
 DOWN_DEADLINE = 120
 
@@ -64,56 +63,69 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def up(folder: Path) -> int:
     """Start a keeper; show what it says until the cloud is ready."""
-    if keeper(folder):
-        print('it runs already')
-        return 0
-    log = folder.parent / f'{folder.name}.log'
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, 'wb') as output:
-        child = subprocess.Popen(
-            [sys.executable, '-m', 'tests.cloud.lab', '--folder', folder,
-             'keep'], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env=os.environ | {'PYTHONUNBUFFERED': '1'},
-            start_new_session=True)
-    shown = 0
-    deadline = time.monotonic() + UP_DEADLINE
-    while not (folder / READY).exists():
-        if child.poll() is not None or time.monotonic() > deadline:
-            raise KeeperEnded(log)
+    log = beside(folder, 'log')
+    if keeper(folder) is None:
+        beside(folder, 'ready').unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, 'wb') as output:
+            child = subprocess.Popen(
+                [sys.executable, '-m', 'tests.cloud.lab', '--folder', folder,
+                 'keep'], stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True,
+                env=os.environ | {'PYTHONUNBUFFERED': '1'})
+        beside(folder, 'pid').write_text(str(child.pid))
+    shown = ''
+    for _ in moments(UP_DEADLINE):
         text = log.read_text()
-        print(text[shown:], end='', flush=True)
-        shown = len(text)
-        time.sleep(0.2)
-    print(log.read_text()[shown:], end='')
-    print('try: tools/cloud shell openstack volume list')
-    return 0
+        print(text.removeprefix(shown), end='', flush=True)
+        shown = text
+        if beside(folder, 'ready').exists():
+            print('it runs; try: tools/cloud shell openstack volume list')
+            return 0
+        if keeper(folder) is None:
+            raise KeeperEnded(log)
+    raise KeeperEnded(log)
 
 
 def keep(folder: Path) -> int:
     """Be the keeper: hold the cloud until SIGTERM."""
-    cloud = Cloud(Settings.fresh(folder), print)
+    # Ends clean however early it is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    cloud.up()
+    cloud = Cloud(Settings.fresh(folder), print)
     try:
-        (folder / 'keeper').write_text(str(os.getpid()))
-        (folder / READY).touch()
+        cloud.up()
+        beside(folder, 'ready').touch()
         while True:
             signal.pause()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        beside(folder, 'ready').unlink(missing_ok=True)
         cloud.down()
-        for name in ('keeper', READY):
-            (folder / name).unlink()
 
 
 def keeper(folder: Path) -> int | None:
-    """Process id of the keeper of a cloud that runs."""
+    """Process id of a cloud's keeper, if it lives."""
     try:
-        pid = int((folder / 'keeper').read_text())
+        pid = int(beside(folder, 'pid').read_text())
         words = Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return pid if str(folder).encode() in words else None
+    ours = str(folder).encode() in words and b'keep' in words
+    return pid if ours and state.split()[0] != 'Z' else None
+
+
+def beside(folder: Path, what: str) -> Path:
+    """A file of the keeper; the folder itself is the cloud's."""
+    return folder.with_name(f'{folder.name}.{what}')
+
+
+def moments(seconds: float) -> Iterator[float]:
+    """A few times a second, until so many have passed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield time.monotonic()
+        time.sleep(0.2)
 
 
 def down(folder: Path) -> int:

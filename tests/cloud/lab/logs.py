@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the services have logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+import re
+
+from tests.cloud.lab.settings import Settings
+
+#: Whose errors count: those that take part in what the project does.
+SERVICES = ('cinder', 'cinder-volume', 'cinder-backup', 'nova',
+            'nova-compute-1', 'nova-compute-2')
+#: A record's own line, not those of its traceback.
+ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) .*\[.*', re.MULTILINE)
+
+
+def sizes(settings: Settings) -> dict[str, int]:
+    """How long each log is now."""
+    return {name: _path(settings, name).stat().st_size for name in SERVICES}
+
+
+def errors(settings: Settings, since: Mapping[str, int],
+           expected: Sequence[str]) -> list[str]:
+    """Errors logged since then, but for those that hold an expected text."""
+    found = []
+    for name in SERVICES:
+        with open(_path(settings, name), 'rb') as file:
+            file.seek(since[name])
+            text = file.read().decode(errors='replace')
+        found += [f'{name}: {line}' for line in ERROR.findall(text)
+                  if not any(part in line for part in expected)]
+    return found
+
+
+def _path(settings: Settings, name: str) -> Path:
+    return settings.log / f'{name}.log'
