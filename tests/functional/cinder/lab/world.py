@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+import threading
 from typing import Any
 import uuid
 
 from cinder import objects
+from cinder import rpc
 from cinder.db import api as db
+from cinder.objects import base as objects_base
 from cinder.volume import configuration
 from cinder.volume import manager as volume_manager
 from cinder.volume import volume_types
+import oslo_messaging as messaging
 from oslo_utils import importutils
 
 from tests.functional.cinder.lab import content
@@ -32,6 +36,8 @@ UPSTREAM = 'cinder.volume.drivers.nfs.NfsDriver'
 HOST = 'controller@nfs'
 POOL = f'{HOST}#nfs'
 GIB = 1 << 30
+# Seconds that a driver's recovery has to end its first look.
+_PATIENCE = 5.0
 #: Under which Cinder's conf key manager has its one key.
 KEY_ID = '00000000-0000-0000-0000-000000000000'
 
@@ -48,6 +54,7 @@ class World:
         self.folder = folder
         self.share = folder / 'share'
         self._sections: set[str] = set()
+        self._servers: list[Any] = []
         deployment.build(folder)
         deployment.join(folder)
         self.context = deployment.user()
@@ -55,6 +62,12 @@ class World:
 
     def close(self) -> None:
         """End it; its folder stays."""
+        for server in self._servers:
+            server.stop()
+            server.wait()
+        for thread in threading.enumerate():
+            if thread.name.startswith('recovery'):
+                thread.join(_PATIENCE)
         deployment.leave()
         deployment.unmount(self.folder)
 
@@ -99,16 +112,25 @@ class World:
     def make_manager(self, path: str = OURS, name: str = '',
                      host: str = HOST, cluster: str | None = None,
                      **options: object) -> Any:
-        """Make a volume manager around a driver and initialize its host."""
-        binary = 'cinder-volume'
+        """Make a volume manager around a driver, and serve its RPC."""
+        topic = 'cinder-volume'
         service = objects.Service(
-            self.admin, host=host, binary=binary, topic='cinder-volume',
-            availability_zone='nova', cluster_name=cluster, report_count=1)
+            self.admin, host=host, binary=topic, topic=topic,
+            availability_zone='nova', cluster_name=cluster, report_count=1,
+            rpc_current_version=volume_manager.VolumeManager.RPC_API_VERSION,
+            object_current_version=objects_base.OBJ_VERSIONS.get_current())
         service.create()
         found = volume_manager.VolumeManager(
             volume_driver=path, host=host, cluster=cluster,
             service_name=self.section(name, **options))
         found.init_host(service_id=service.id)
+        assert found.driver.initialized
+        for queue, server in ((topic, host),
+                              (f'{topic}.{host}', host.split('@')[0])):
+            self._servers.append(rpc.get_server(
+                messaging.Target(topic=queue, server=server), [found],
+                objects_base.CinderObjectSerializer()))
+            self._servers[-1].start()
         return found
 
     def section(self, name: str = '', **options: object) -> str:
