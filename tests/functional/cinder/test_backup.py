@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backup and restore by Cinder's own backup service, content compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab.backup import BackupService
+from tests.functional.cinder.lab.world import World
+from tests.functional.cinder.test_views import gone
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@pytest.fixture
+def backups(cinder: World) -> Iterator[BackupService]:
+    """Cinder's backup service beside its volume manager."""
+    assert cinder.manager.driver.initialized
+    service = BackupService(cinder)
+    yield service
+    service.close()
+    gone(cinder)
+
+
+def history(cinder: World, **values: Any) -> tuple[Any, list[Any]]:
+    """A volume with two snapshots, different content in each layer."""
+    volume = cinder.volume(**values)
+    cinder.write(volume, 0x10, 3 * MIB)
+    cinder.write(volume, 0x10, GIB - MIB)
+    first = cinder.snapshot(volume)
+    cinder.write(volume, 0x11)
+    second = cinder.snapshot(volume)
+    cinder.write(volume, 0x12)
+    cinder.write(volume, 0x12, 5 * MIB)
+    return volume, [first, second]
+
+
+def test_with_snapshots(cinder: World, backups: BackupService) -> None:
+    volume, snapshots = history(cinder)
+    expected = cinder.content(volume)
+    backup = backups.create(volume)
+    cinder.audit(volume, *snapshots)
+    # Into a new volume, and back into the same one, whose snapshots stay.
+    restored = backups.restore(backup)
+    assert cinder.content(restored) == expected
+    cinder.audit(restored)
+    held = [cinder.snapshot_content(snapshot) for snapshot in snapshots]
+    cinder.write(volume, 0x77, 7 * MIB)
+    cinder.write(volume, 0x77, 3 * MIB)
+    backups.restore(backup, volume)
+    assert cinder.content(volume) == expected
+    assert held == [cinder.snapshot_content(snapshot)
+                    for snapshot in snapshots]
+    cinder.audit(volume, *snapshots)
+
+
+def test_of_a_snapshot(cinder: World, backups: BackupService) -> None:
+    volume, (_, snapshot) = history(cinder)
+    expected = cinder.snapshot_content(snapshot)
+    backup = backups.create(volume, snapshot)
+    assert cinder.fresh(snapshot).status == 'available'
+    restored = backups.restore(backup)
+    assert cinder.content(restored) == expected
+    assert expected.bytes_at(3 * MIB) == content.digest(0x10)
+
+
+def test_lone_raw(cinder: World, backups: BackupService) -> None:
+    """What is new is sparse, and nevertheless of its full size."""
+    volume = cinder.volume()
+    cinder.write(volume, 0x10)
+    expected = cinder.content(volume)
+    backup = backups.create(volume)
+    restored = backups.restore(backup)
+    assert cinder.content(restored) == expected
+    assert expected.size == GIB
+    cinder.audit(restored)
