@@ -157,6 +157,13 @@ class NotProven(ChainError):
                'be repeated')
 
 
+class NotTogether(ChainError):
+    """Volumes of which one snapshot cannot be taken at one moment."""
+
+    message = ('{volume} cannot have a snapshot at one moment with the '
+               'others: {reason}')
+
+
 class GuestFailed(ChainError):
     """The party that works on the running guest reported failure."""
 

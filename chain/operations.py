@@ -34,7 +34,11 @@ clone      later                        it is there, and stays
 revert     before the exchange          undone: nothing has changed
 revert     later                        it has been reverted
 extend     anywhere                     finished
+orphan     anywhere                     it is there or not
 =========  ===========================  ===================================
+
+What a snapshot of several volumes leaves is told where it is taken, in
+:mod:`assisted_snapshots.chain.together`.
 
 A guest's side that refuses has the intent withdrawn at once; killed in that,
 it is asked again, as above.
@@ -47,6 +51,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -55,8 +60,10 @@ from assisted_snapshots.chain import copies
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import growth
 from assisted_snapshots.chain import merging
+from assisted_snapshots.chain import orphans
 from assisted_snapshots.chain import recover
 from assisted_snapshots.chain import snapshots
+from assisted_snapshots.chain import together
 from assisted_snapshots.chain.check import check
 from assisted_snapshots.chain.check import Finding
 from assisted_snapshots.chain.guest import GuestSide
@@ -194,6 +201,21 @@ class Operations:
             if doing:
                 growth.carry_on_extend(volume, doing)
 
+    def remove_orphan(self, snapshot_id: str) -> bool:
+        """Remove a left-over overlay of a snapshot that there is not.
+
+        :returns: False where there is none.
+        :raises SnapshotExists: it is no left-over.
+        :raises Disagreement: it may hold what is nowhere else.
+        :raises VolumeInUse: somebody has it open.
+        """
+        volume = self._volume
+        with volume.locked():
+            doing = volume.journal().operation
+            if doing:
+                raise volume.in_flight(doing)
+            return orphans.remove_orphan(volume, snapshot_id)
+
     def check(self) -> list[Finding]:
         """Return what is wrong with the volume; changes nothing."""
         return check(self._volume)
@@ -226,3 +248,22 @@ class Operations:
             doing = merging.begin(volume, kind, subject, state)
             if doing:
                 merging.carry_on(volume, doing)
+
+
+def create_together(parts: Sequence[tuple[Operations, str]],
+                    create_all: together.CreateAll,
+                    quiesce: str = 'try') -> str:
+    """Take a snapshot of several volumes of one guest, at one moment.
+
+    See :mod:`assisted_snapshots.chain.together` for what a crash leaves.
+
+    :param parts: each volume once, with the id of its snapshot.
+    :param create_all: takes a tuple of (volume id, snapshot id, overlay)
+        and ``quiesce``; moves the guest to all overlays or to none, and
+        returns the consistency.
+    :returns: the consistency.
+    :raises NotTogether: a volume is named twice, or no guest has it.
+    """
+    return together.create([(one._volume, snapshot_id)
+                            for one, snapshot_id in parts],
+                           create_all, quiesce)

@@ -22,10 +22,16 @@ from assisted_snapshots.chain.volume import Volume
 #: What a snapshot of a volume is called that no guest was writing to.
 DETACHED = 'detached'
 
+#: What it is called if nobody can tell how the guest was quiesced.
+UNKNOWN = 'crash-consistent'
+
 
 def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
-                 state: VolumeState) -> Operation:
-    """Check and write down the creation of a snapshot."""
+                 state: VolumeState, *, together: bool = False) -> Operation:
+    """Check and write down the creation of a snapshot.
+
+    :param together: with those of other volumes of the same guest.
+    """
     name = volume.files.overlay(snapshot_id)
     if snapshot_id in state.snapshots or name in state.chain.names:
         raise errors.SnapshotExists(volume=volume.files.name,
@@ -38,10 +44,13 @@ def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
             volume=volume.files.name, user='a guest that is shut off',
             reason='it would be started again on the layer below the '
                    'snapshot')
+    if together and not attached:
+        raise errors.NotTogether(volume=volume.files.name,
+                                 reason='no guest has it')
     operation = Operation('create', snapshot_id, 'overlay', attached, {
         'file': name, 'before': list(state.chain.names),
         'snapshots': dict(state.snapshots), 'quiesce': quiesce,
-        'size': state.chain.virtual_size})
+        'size': state.chain.virtual_size, 'together': together})
     volume.begin(operation, state)
     return operation
 
@@ -59,21 +68,44 @@ def carry_on_create(volume: Volume, operation: Operation) -> str:
 
 
 def _create(volume: Volume, operation: Operation) -> str:
-    new = _New(volume, operation)
     if operation.step == 'overlay':
-        volume.step('make the overlay')
-        try:
-            volume.make_overlay(new.file, new.before[-1],
-                                int(operation.details['size']),
-                                like=new.before[-1])
-        except errors.ImageToolFailed:
-            new.undo()
-            raise
+        prepare_create(volume, operation)
         operation = volume.advance(
             operation, 'switch' if operation.attached else 'settle')
     if operation.step == 'switch':
-        operation = volume.advance(operation, 'settle', details={
-            **operation.details, 'consistency': new.switch()})
+        return settle_create(volume, operation,
+                             _New(volume, operation).switch())
+    return _finish(volume, operation)
+
+
+def prepare_create(volume: Volume, operation: Operation) -> None:
+    """Make the overlay."""
+    new = _New(volume, operation)
+    volume.step('make the overlay')
+    try:
+        volume.make_overlay(new.file, new.before[-1],
+                            int(operation.details['size']),
+                            like=new.before[-1])
+    except errors.ImageToolFailed:
+        new.undo()
+        raise
+
+
+def settle_create(volume: Volume, operation: Operation,
+                  consistency: str) -> str:
+    """Note that a guest has moved, and finish."""
+    return _finish(volume, volume.advance(operation, 'settle', details={
+        **operation.details, 'consistency': consistency}))
+
+
+def undo_create(volume: Volume, operation: Operation) -> None:
+    """Remove the overlay of a snapshot that nobody was asked for."""
+    if volume.journal().operation:
+        _New(volume, operation).undo()
+
+
+def _finish(volume: Volume, operation: Operation) -> str:
+    new = _New(volume, operation)
     new.verify()
     volume.step('write .info')
     volume.store.write_info(new.file, {**new.snapshots,
@@ -97,7 +129,26 @@ def resume_create(volume: Volume, operation: Operation) -> str | None:
             new.undo()
             return None
         operation = volume.advance(operation, 'settle')
+    if operation.step == 'switch' and operation.details.get('together'):
+        return _resume_together(volume, operation)
     return carry_on_create(volume, operation)
+
+
+def _resume_together(volume: Volume, operation: Operation) -> str | None:
+    """End the part of a creation that was asked for with others.
+
+    It is not asked for again; where the guest is tells how it went.
+    """
+    new = _New(volume, operation)
+    live = volume.ask()
+    if live == (*new.before, new.file):
+        return settle_create(volume, operation, UNKNOWN)
+    if live != new.before or not new.pristine():
+        raise volume.disagreement(
+            f'the guest runs on {" <- ".join(live or ())}, and nobody knows '
+            f'whether it was moved to {new.file}')
+    new.undo()
+    return None
 
 
 class _New:
@@ -133,7 +184,7 @@ class _New:
                 raise
             # It failed after the switch: the snapshot is there, but
             # nothing is known of its quiescing.
-            return 'crash-consistent'
+            return UNKNOWN
         live = volume.ask()
         if live not in (None, (*self.before, self.file)):
             raise volume.disagreement(

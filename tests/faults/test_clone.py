@@ -17,6 +17,7 @@ import pytest
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import filecopy
+from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.qemu_img import Secret
 from assisted_snapshots.chain.value import Format
@@ -299,7 +300,7 @@ class TestFileCopy:
             self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with source.open('r+b') as file:
             file.truncate(200 * MIB)
-        monkeypatch.setattr(filecopy.qcow2, 'raw_data_ranges',
+        monkeypatch.setattr(qcow2, 'raw_data_ranges',
                             lambda path: [(0, path.stat().st_size)])
         target = source.with_name('target')
         filecopy.copy_allocated(source, target, None)
