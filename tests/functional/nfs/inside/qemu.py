@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import os
-import re
 import subprocess
 
 from tests.functional.nfs.lab import line
@@ -17,17 +16,29 @@ def hold(folder: str, name: str, form: str,
     command = ['qemu-io', '-t', 'none', '-f', form, name]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
+        _answer(child)
         for offset, length, byte in writes:
-            child.stdin.write(f'write -P {byte} {offset} {length}\n'
-                              .encode())
-        child.stdin.write(b'flush\nlength\n')
-        child.stdin.flush()
-        answer = b''
-        while not re.search(rb'[0-9] .?i?B(ytes)?\n', answer, re.IGNORECASE):
-            answer += os.read(child.stdout.fileno(), 4096)
+            _order(child, f'write -P {byte} {offset} {length}')
+        _order(child, 'flush')
         line.ask('open')
-        child.stdin.close()
-        child.stdout.read()
-    assert child.returncode == 0, child.returncode
+        _order(child, 'quit')
+
+
+def _order(child: subprocess.Popen[bytes], command: str) -> None:
+    """Have one command done; one at a time, as it reads ahead."""
+    assert child.stdin is not None
+    child.stdin.write(f'{command}\n'.encode())
+    child.stdin.flush()
+    if command != 'quit':
+        _answer(child)
+
+
+def _answer(child: subprocess.Popen[bytes]) -> None:
+    """Wait until it is ready for the next command."""
+    assert child.stdout is not None
+    answer = b''
+    while not answer.endswith(b'qemu-io> '):
+        said = os.read(child.stdout.fileno(), 4096)
+        assert said, f'qemu-io ended: {answer!r}'
+        answer += said
+    assert b'failed' not in answer, answer
