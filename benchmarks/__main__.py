@@ -18,12 +18,13 @@ backend.init_backend(backend.BackendType.THREADING)
 def main() -> int:
     """Measure, print, and say by the status whether all bars hold."""
     from benchmarks import copied
+    from benchmarks import driver
     from benchmarks import footprint
     from benchmarks import lab
     from benchmarks import overhead
     from benchmarks.table import Results
     parts = {'overhead': overhead.measure, 'copied': copied.measure,
-             'footprint': footprint.measure}
+             'footprint': footprint.measure, 'driver': driver.measure}
     parser = argparse.ArgumentParser(prog='python -m benchmarks',
                                      description=__doc__)
     parser.add_argument('part', nargs='*', choices=[[], *parts],

@@ -50,8 +50,8 @@ class Results:
 
     def show(self, console: Console) -> None:
         """Print the table."""
-        table = Table(title='The agent against bare libvirt, same run')
-        for name in ('measured', 'agent', 'reference', 'bar', ''):
+        table = Table(title='Against the reference, in the same run')
+        for name in ('measured', 'here', 'reference', 'bar', ''):
             table.add_column(name)
         for row in self.rows:
             mark = {None: '', True: '[green]held',
