@@ -17,11 +17,12 @@ from cinder.objects import fields
 from oslo_log import log as logging
 
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
-from assisted_snapshots.cinder_driver import stray
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 
@@ -90,9 +91,10 @@ def _delete(backend: Backend, snapshot: objects.Snapshot) -> None:
 def delete_locked(backend: Backend, volume: objects.Volume,
                   snapshot: objects.Snapshot) -> None:
     """Delete a snapshot of a volume that is fresh, locked and in order."""
-    native(stray.remove, backend.files(volume), snapshot.id)
     backend.driver.views.drop_snapshot(snapshot)
     operations = guests.settled(backend, volume, snapshot=snapshot)
+    if native(_is_orphaned, backend.files(volume), snapshot.id):
+        native(operations.remove_orphan, snapshot.id)
     try:
         native(operations.delete, snapshot.id)
     except errors.SnapshotNotFound:
@@ -130,6 +132,14 @@ def check_state(volume: objects.Volume, action: str,
     if volume.status not in wanted:
         raise failures.WrongState(volume=volume.id, status=volume.status,
                                   action=action, wanted=', '.join(wanted))
+
+
+def _is_orphaned(files: VolumeFiles, snapshot_id: str) -> bool:
+    """Tell whether a snapshot has an overlay, but .info does not know it."""
+    info = Store(files).read_info() or {}
+    name = files.overlay(snapshot_id)
+    return (snapshot_id not in info and name not in info.values()
+            and files.path(name).exists())
 
 
 def _row(backend: Backend, snapshot: objects.Snapshot) -> objects.Snapshot:
