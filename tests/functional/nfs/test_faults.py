@@ -14,16 +14,15 @@ import time
 import pytest
 
 from tests.functional.nfs.lab.client import Client
-from tests.functional.nfs.lab.client import Job
 from tests.functional.nfs.lab.network import Network
 from tests.functional.nfs.lab.server import LEASE
 from tests.functional.nfs.lab.server import Server
-from tests.functional.nfs.lab.volume import CINDER
 from tests.functional.nfs.lab.volume import MIB
 from tests.functional.nfs.lab.volume import QEMU
 from tests.functional.nfs.lab.volume import Share
 from tests.functional.nfs.lab.volume import Volume
 
+INSIDE = 'tests.functional.nfs.inside'
 #: Everybody's deadline where a grace period must go by.
 PATIENCE = 3 * LEASE
 
@@ -38,22 +37,6 @@ def layered(share: Share, client: Client) -> Volume:
     volume.do(client, 'create', 'b')
     volume.write(client, (2 * MIB, 3 * MIB, 3))
     return volume
-
-
-def until_step(job: Job, step: str) -> None:
-    """Let a job that asks before every step come to one of them."""
-    while job.event() != step:
-        job.go_on()
-
-
-def finish(job: Job) -> None:
-    """Let it come to its end without more questions being heard."""
-    while True:
-        job.go_on()
-        found = job.either(PATIENCE)
-        if 'event' not in found:
-            assert 'value' in found, found
-            return
 
 
 def hang(server: Server) -> None:
@@ -75,18 +58,22 @@ def test_an_operation_outlives_its_server(
         fault: Callable[[Server], None], share: Share, one: Client,
         other: Client, server: Server) -> None:
     volume = layered(share, one)
-    held = one.start('tests.functional.nfs.inside.qemu:hold', share.mounted,
-                     volume.name + '.b', 'qcow2', [], user=QEMU)
+    beside = Volume(share, 'qcow2', name='volume-2')
+    beside.make(one)
+    writes, later = [(0, MIB, 1)], [(MIB, MIB, 2)]
+    held = one.start(f'{INSIDE}.qemu:hold', share.mounted, beside.name,
+                     'qcow2', writes, later, user=QEMU)
     assert held.event() == 'open'
-    job = volume.start(other, 'clone', 'a', '-', pause=False) \
-        if False else None
-    held.go_on()
-    held.result()
-    job = volume.start(one, 'delete', 'a', pause=True)
-    until_step(job, 'journal settle')
+    job = volume.start(other, 'delete', 'a', pause=True)
+    job.go_until('journal settle')
     fault(server)
-    finish(job)
-    volume.verify(other)
+    job.finish(PATIENCE)
+    volume.verify(one)
+    # The guest beside it has kept its locks, and loses no write.
+    assert share.opened(other, beside.name)
+    held.finish(PATIENCE)
+    beside.note(*writes, *later)
+    beside.verify(other)
 
 
 def test_a_client_that_dies_leaves_its_work_to_another(
@@ -98,7 +85,7 @@ def test_a_client_that_dies_leaves_its_work_to_another(
         share.mount(dying)
         volume = layered(share, one)
         job = volume.start(dying, 'delete', 'b', pause=True)
-        until_step(job, 'prove the copy')
+        job.go_until('prove the copy')
     finally:
         dying.close()
     recovery = volume.start(one, 'recover')

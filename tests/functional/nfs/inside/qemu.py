@@ -11,17 +11,27 @@ from tests.functional.nfs.lab import line
 
 
 def hold(folder: str, name: str, form: str,
-         writes: Sequence[tuple[int, int, int]]) -> None:
-    """Open an image, write, and keep it open until the test says go."""
+         writes: Sequence[tuple[int, int, int]],
+         later: Sequence[tuple[int, int, int]] = ()) -> None:
+    """Open an image, write, and keep it open until the test says go.
+
+    :param later: what it writes then.
+    """
     command = ['qemu-io', '-t', 'none', '-f', form, name]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as child:
         _answer(child)
-        for offset, length, byte in writes:
-            _order(child, f'write -P {byte} {offset} {length}')
-        _order(child, 'flush')
+        _write(child, writes)
         line.ask('open')
+        _write(child, later)
         _order(child, 'quit')
+
+
+def _write(child: subprocess.Popen[bytes],
+           writes: Sequence[tuple[int, int, int]]) -> None:
+    for offset, length, byte in writes:
+        _order(child, f'write -P {byte} {offset} {length}')
+    _order(child, 'flush')
 
 
 def _order(child: subprocess.Popen[bytes], command: str) -> None:

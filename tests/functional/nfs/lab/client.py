@@ -80,6 +80,18 @@ class Job:
         """Answer what it has asked."""
         self._client.send({'id': self._number})
 
+    def go_until(self, what: Any) -> None:
+        """Answer questions until it asks this one."""
+        while self.event() != what:
+            self.go_on()
+
+    def finish(self, seconds: float = DEADLINE) -> Any:
+        """Answer all that it asks; what it returned."""
+        self.go_on()
+        while 'event' in (found := self._next(seconds)):
+            self.go_on()
+        return self._returned(found)
+
     def kill(self) -> None:
         """SIGKILL it and wait for its end."""
         self._client.send({'id': self._number,
@@ -92,13 +104,16 @@ class Job:
 
         :raises Failed: it raised an error.
         """
-        while True:
-            found = self._next(seconds)
-            if 'value' in found:
-                return found['value']
-            if 'error' in found:
-                raise Failed(found['error'], found['text'], found['trace'])
-            assert 'event' in found, f'the job ended: {found}'
+        while 'event' in (found := self._next(seconds)):
+            pass
+        return self._returned(found)
+
+    @staticmethod
+    def _returned(found: dict[str, Any]) -> Any:
+        if 'error' in found:
+            raise Failed(found['error'], found['text'], found['trace'])
+        assert 'value' in found, f'the job ended: {found}'
+        return found['value']
 
     def _next(self, seconds: float) -> dict[str, Any]:
         try:
