@@ -43,10 +43,17 @@ class Secret:
     :ivar value: the passphrase.
     :ivar stretch_ms: time that unlocking a new layer shall take; None for
         QEMU's own choice.
+    :ivar cipher: how new layers are encrypted: QEMU's options of a LUKS
+        container; none for QEMU's own choice.
     """
 
     value: bytes = field(repr=False)
     stretch_ms: int | None = None
+    cipher: tuple[tuple[str, str], ...] = ()
+
+    def passphrase(self) -> bytes:
+        """Return the passphrase, when it is needed."""
+        return self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +196,21 @@ class QemuImg:
 
     def has(self, secret: Secret) -> bool:
         """Tell whether a secret opens what this one opens."""
-        return self._secret is not None and self._secret.value == secret.value
+        return (self._secret is not None
+                and self._secret.passphrase() == secret.passphrase())
 
     def _luks(self, image: Image, new: Secret | None = None) -> list[str]:
         """Return the options that make a new layer encrypted."""
         if not image.encrypted:
             return []
         secret, name = (new, 'new') if new else (self._secret, 'luks')
-        options = f'encrypt.format=luks,encrypt.key-secret={name}'
+        options = [('format', 'luks'), ('key-secret', name)]
+        if secret:
+            options += secret.cipher
         if secret and secret.stretch_ms is not None:
-            options += f',encrypt.iter-time={secret.stretch_ms}'
-        return ['-o', options]
+            options += [('iter-time', str(secret.stretch_ms))]
+        return ['-o', ','.join(f'encrypt.{key}={_escaped(value)}'
+                               for key, value in options)]
 
     def _open(self, image: Image, path: Path | None = None) -> list[str]:
         """Return the arguments that name an image to work on."""
@@ -260,7 +271,7 @@ class QemuImg:
             return
         fd = os.memfd_create('luks', os.MFD_CLOEXEC)
         try:
-            os.write(fd, secret.value)
+            os.write(fd, secret.passphrase())
             yield ['--object',
                    f'secret,id={name},file=/proc/self/fd/{fd}'], (fd,)
         finally:

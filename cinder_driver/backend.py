@@ -28,6 +28,7 @@ from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import locks
 from assisted_snapshots.cinder_driver import metadata
+from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import shares
 from assisted_snapshots.cinder_driver.native import native
 
@@ -113,7 +114,7 @@ class Backend:
 
     def secret(self, volume: objects.Volume) -> Secret | None:
         """Return the passphrase of an encrypted volume."""
-        return None
+        return secrets.secret_for(self.context(), volume)
 
     def locked(self, *volume_ids: str) -> AbstractContextManager[None]:
         """Hold the locks of volumes, source before target."""

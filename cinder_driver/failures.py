@@ -116,10 +116,10 @@ class NeedsFormat(BadReference):
 
 
 class NotEncrypted(exception.InvalidVolume):
-    """Encryption cannot be added or dropped by copying."""
+    """Encryption cannot be dropped by copying."""
 
-    message = ('volume %(volume)s and its source %(source)s are not both '
-               'encrypted or both not')
+    message = ('volume %(volume)s would hold the content of %(source)s, '
+               'which is encrypted, in the clear')
 
 
 # What can be seen from the class alone, first match; everything else is

@@ -24,6 +24,7 @@ from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import metadata
+from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import shares
 from assisted_snapshots.cinder_driver import snapshots
 from assisted_snapshots.cinder_driver import temporary
@@ -41,6 +42,7 @@ Update = dict[str, str]
 
 def create(backend: Backend, volume: objects.Volume) -> Update:
     """Make an empty volume."""
+    secrets.check(backend.context(), volume)
     with backend.locked(volume.id), failures.translated():
         backend.driver._ensure_shares_mounted()
         share = backend.driver._find_share(volume)
@@ -79,14 +81,15 @@ def clone(backend: Backend, volume: objects.Volume,
 def _copy(backend: Backend, source: objects.Volume, snapshot_id: str | None,
           volume: objects.Volume) -> Update:
     """Copy what a snapshot of a locked volume, or the volume, shows."""
-    if bool(source.encryption_key_id) != bool(volume.encryption_key_id):
+    if source.encryption_key_id and not volume.encryption_key_id:
         raise failures.NotEncrypted(volume=volume.id, source=source.id)
+    secrets.check(backend.context(), volume)
     operations = guests.settled(backend, source, at_rest=True)
     share = backend.driver.share_for_copy(volume, source.provider_location)
     form = backend.wanted_format(volume)
     with _placed(backend, volume, share, form) as files:
         native(operations.clone, snapshot_id, files.base, form,
-               size_bytes(volume))
+               size_bytes(volume), target_secret=backend.secret(volume))
         native(shares.set_modes, files, backend.mode())
     return {'provider_location': share}
 
