@@ -10,6 +10,8 @@ has done.  Measured on QEMU 7.2 and 10.0:
 QEMU                            then
 ==============================  ==========================================
 has a disk on a layer           locks it for writing
+opens an overlay, to move       locks that one for writing, too
+has moved                       has ceased to write to the layer below
 commits into a layer            locks that one for writing, too
 pulls into the active layer     locks it for filling, too
 has ended a merge               has let go of the layers that went
@@ -92,6 +94,17 @@ class Evidence:
         raise errors.Disagreement(
             volume=self._files.name,
             reason=f'{" and ".join(sorted(written))} are both written to')
+
+    def moved(self, name: str) -> bool:
+        """Tell whether QEMU has the disk on an overlay.
+
+        libvirt has QEMU open it before, and may have it closed again; only
+        a QEMU that has moved stops writing to the layer below.
+        """
+        live = self.chain()
+        return (live is not None and live[-1] == name
+                and not any(self._uses(below) & Use.WRITE
+                            for below in live[-2:-1]))
 
     def below(self, name: str) -> Names:
         """Return a layer and what its header names below it."""

@@ -59,6 +59,9 @@ CONSISTENCY = 'crash-consistent'
 # Seconds that the evidence may lag behind Nova's word.
 _GRACE = 10.0
 
+# Seconds that Nova's word may lag behind the evidence.
+_WORD = 5.0
+
 # Seconds between two looks, at first and at last.
 _SOON, _LATE = 0.1, 2.0
 
@@ -119,7 +122,7 @@ class NovaSide:
     def create(self, volume_id: str, snapshot_id: str, new_file: str,
                quiesce: str) -> str:
         """Have the server moved onto the prepared overlay."""
-        if self._moved(new_file):
+        if self._evidence.moved(new_file):
             return CONSISTENCY
         if not self._asks(snapshot_id):
             self._refuse('interrupted', 'the creation was interrupted')
@@ -131,10 +134,11 @@ class NovaSide:
             self._context(), self._volume.id, {
                 'snapshot_id': snapshot_id, 'type': 'qcow2',
                 'new_file': new_file}))
-        said = self._wait(lambda: self._moved(new_file), lambda: False,
-                          'error', refusal)
+        said = self._wait(lambda: self._evidence.moved(new_file),
+                          lambda: False, 'error', refusal)
         if said:
             self._refuse('nova-failed', said)
+        self._hear()
         return CONSISTENCY
 
     def merge(self, volume_id: str, subject: str, kind: str,
@@ -150,13 +154,10 @@ class NovaSide:
                               'error_deleting', refusal, merge)
             if said:
                 raise self._unsure(said)
+            self._hear()
         self._forget()
 
     # What is seen ---------------------------------------------------------
-
-    def _moved(self, new_file: str) -> bool:
-        live = self._evidence.chain()
-        return live is not None and live[-1] == new_file
 
     def _started(self, merge: Merging) -> bool:
         return self._evidence.merging(merge) or self._evidence.merged(merge)
@@ -279,6 +280,16 @@ class NovaSide:
             return refusal, _GRACE
         return ('Nova was asked, but nothing is seen to have been done',
                 self._patience)
+
+    def _hear(self) -> None:
+        """Give Nova's word a moment to arrive while the snapshot waits.
+
+        What is seen comes first, and Cinder refuses a word on a snapshot
+        whose operation has ended; Nova would log that as an error.
+        """
+        end = time.monotonic() + _WORD
+        while home(self._word)[1] != '90%' and time.monotonic() < end:
+            time.sleep(_SOON)
 
     # The database, at home ------------------------------------------------
 
