@@ -22,6 +22,7 @@ from assisted_snapshots.cinder_driver import locks
 from assisted_snapshots.cinder_driver import manage
 from assisted_snapshots.cinder_driver import migrated
 from assisted_snapshots.cinder_driver import options
+from assisted_snapshots.cinder_driver import permissions
 from assisted_snapshots.cinder_driver import snapshots
 from assisted_snapshots.cinder_driver import volumes
 from assisted_snapshots.cinder_driver.backend import Backend
@@ -57,6 +58,7 @@ class AssistedSnapshots(DataPath, Capacity):
     def do_setup(self, context: RequestContext) -> None:
         """Mount the shares, and end what an earlier run has left."""
         super().do_setup(context)  # type: ignore[misc]
+        permissions.check(self.backend)
         self.views.sweep()
         self.recovery.start()
 

@@ -3,9 +3,9 @@
 
 Tried once at the start, as the user that Cinder runs as, on a file of its
 own: better a backend that is down with a reason than a snapshot that fails
-half-way.  No file is ever made, changed or removed by root, in secure mode
-or not, so this is all there is to know.  It must never touch a volume's
-files, and never leave its own.
+half-way.  The files of a chain are never made, changed or removed by root,
+in secure mode or not.  This module must never touch a volume's files, and
+never leave its own.
 """
 
 from __future__ import annotations
