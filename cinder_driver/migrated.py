@@ -84,6 +84,8 @@ def rename(old: VolumeFiles, new: VolumeFiles) -> None:
         journal, info = store.read_journal(), store.read_info()
         if info is not None and info != {'active': old.name}:
             raise errors.BadTarget(file=old.info, reason='has snapshots')
+        if not old.base.exists():
+            raise errors.MissingLayer(file=old.base)
         if os.path.lexists(new.base):
             raise errors.BadTarget(file=new.base, reason='exists already')
         if journal is not None:

@@ -113,11 +113,11 @@ def test_what_does_not_fit_is_refused_with_numbers(cinder: World,
     second = cinder.snapshot(volume, driver=driver)
     before = cinder.content(volume)
     fill(small, 4 * MIB)
-    for attempt in (lambda: cinder.from_snapshot(second, driver=driver),
-                    lambda: cinder.clone(volume, driver=driver)):
+    for attempt, source in ((cinder.from_snapshot, second),
+                            (cinder.clone, volume)):
         with pytest.raises(exception.VolumeBackendAPIException,
                            match=r'may need \d+ bytes, the share has \d+'):
-            attempt()
+            attempt(source, driver=driver)
     with pytest.raises(exception.SnapshotIsBusy,
                        match=r'may need \d+ bytes, the share has \d+ free'):
         cinder.delete(first, driver=driver)
