@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encrypted volumes: what plain ones can, and nothing in the clear.
+
+Content is read by QEMU's tools with the passphrase, which upstream's rule
+makes of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+from cinder import exception
+import pytest
+
+from tests.faults import killer
+from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab import deployment
+
+if TYPE_CHECKING:
+    from tests.functional.cinder.lab.world import World
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@pytest.fixture(scope='module')
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return killer.build(tmp_path_factory.mktemp('killer'))
+
+
+@pytest.fixture(autouse=True)
+def quick_stretching(library: Path) -> Iterator[None]:
+    """LUKS measures how slow the CPU is, which takes seconds a layer."""
+    with killer.loaded(library):
+        yield
+
+
+def header(path: Path) -> str:
+    """What QEMU says of an image that it cannot decrypt."""
+    return subprocess.run(['qemu-img', 'info', '-U', '-f', 'qcow2', path],
+                          check=True, capture_output=True, text=True).stdout
+
+
+def test_the_cipher_is_what_the_volume_type_says(cinder: World) -> None:
+    volume = cinder.volume(encrypted=True)
+    cinder.snapshot(volume)
+    for name in cinder.names(volume):
+        told = header(cinder.share / name)
+        assert 'format: luks' in told
+        assert 'cipher alg: aes-256' in told
+        assert 'cipher mode: xts' in told
+        assert 'ivgen alg: plain64' in told
+    assert cinder.formats(volume) == {'format': 'qcow2',
+                                      'base_format': 'qcow2'}
+
+
+def test_a_type_that_is_no_luks_is_refused(cinder: World) -> None:
+    odd = cinder._type('odd', provider='plain', cipher='aes-xts-plain64',
+                       key_size=256, control_location='front-end')
+    row = cinder.row(encrypted=True)
+    row.volume_type_id = odd.id
+    row.save()
+    with pytest.raises(exception.VolumeDriverException, match='plain'):
+        cinder.driver.create_volume(cinder.fresh(row))
+    assert list(cinder.share.iterdir()) == []
+
+
+@pytest.mark.parametrize('order', ['123', '321', '213'])
+def test_delete_in_any_order(cinder: World, order: str) -> None:
+    volume = cinder.volume(encrypted=True)
+    taken, wanted = [], []
+    for byte in (1, 2, 3):
+        cinder.write(volume, byte, byte * MIB, 3 * MIB)
+        wanted.append(cinder.content(volume))
+        taken.append(cinder.snapshot(volume))
+    cinder.write(volume, 9)
+    now = cinder.content(volume)
+    for number in map(int, order):
+        cinder.delete(taken[number - 1])
+        taken[number - 1] = None
+        for snapshot, content_then in zip(taken, wanted, strict=True):
+            if snapshot:
+                assert cinder.snapshot_content(snapshot) == content_then
+        assert cinder.content(volume) == now
+        cinder.audit(volume, *filter(None, taken))
+    cinder.delete_volume(volume)
+    assert list(cinder.share.iterdir()) == []
+
+
+def test_copies_and_growth(cinder: World) -> None:
+    volume = cinder.volume(encrypted=True)
+    cinder.write(volume, 1)
+    then = cinder.content(volume)
+    snapshot = cinder.snapshot(volume)
+    cinder.write(volume, 2, MIB)
+    now = cinder.content(volume)
+    for copy, wanted in ((cinder.from_snapshot(snapshot, 2), then),
+                         (cinder.clone(volume, 2), now)):
+        found = cinder.content(copy)
+        assert (found.size, found.blocks) == (2 * GIB, wanted.blocks)
+        cinder.audit(copy)
+        cinder.write(copy, 5)
+        kept = cinder.snapshot(copy)
+        cinder.audit(copy, kept)
+        cinder.delete(kept)
+        cinder.delete_volume(copy)
+    cinder.driver.extend_volume(cinder.fresh(volume), 2)
+    volume.size = 2
+    volume.save()
+    assert cinder.content(volume).blocks == now.blocks
+    cinder.audit(volume, snapshot)
+    cinder.driver.revert_to_snapshot(cinder.context, cinder.fresh(volume),
+                                     snapshot)
+    assert cinder.content(volume).blocks == then.blocks
+
+
+def test_encryption_is_added_but_never_dropped(cinder: World) -> None:
+    plain = cinder.volume()
+    cinder.write(plain, 7)
+    snapshot = cinder.snapshot(plain)
+    for copy in (cinder.clone(plain, encrypted=True),
+                 cinder.from_snapshot(snapshot, encrypted=True)):
+        assert cinder.content(copy) == cinder.content(plain)
+        cinder.audit(copy)
+        assert b'\x07' * 4096 not in (
+            cinder.share / copy.name).read_bytes()
+    secret = cinder.volume(encrypted=True)
+    row = cinder.row(source_volid=secret.id)
+    with pytest.raises(exception.InvalidVolume, match='in the clear'):
+        cinder.driver.create_cloned_volume(row, secret)
+    assert not (cinder.share / row.name).exists()
+
+
+def test_an_attached_volume_is_handed_out_as_qcow2(cinder: World) -> None:
+    volume = cinder.volume(encrypted=True)
+    attachment = cinder.attach(volume)
+    assert attachment.connection_info['format'] == 'qcow2'
+    assert attachment.connection_info['encrypted'] is True
+
+
+class TestFromUpstream:
+    """What upstream's driver has left behind."""
+
+    def test_recorded_as_raw(self, cinder: World) -> None:
+        """W2: it is qcow2 with LUKS inside."""
+        volume = cinder.volume(encrypted=True, driver=cinder.upstream)
+        assert cinder.formats(volume)['format'] == 'raw'
+        cinder.write(volume, 3)
+        wanted = cinder.content(volume)
+        assert cinder.attach(volume).connection_info['format'] == 'qcow2'
+        assert cinder.formats(volume)['format'] == 'qcow2'
+        assert cinder.content(volume) == wanted
+
+    def test_recorded_as_raw_and_extended(self, cinder: World) -> None:
+        volume = cinder.volume(encrypted=True, driver=cinder.upstream)
+        cinder.write(volume, 3)
+        wanted = cinder.content(volume)
+        cinder.driver.extend_volume(cinder.fresh(volume), 2)
+        volume.size = 2
+        volume.save()
+        found = cinder.content(volume)
+        assert (found.size, found.blocks) == (2 * GIB, wanted.blocks)
+        cinder.audit(volume)
+
+    def test_two_snapshots(self, cinder: World) -> None:
+        """W1: the newest is committed into its parent, not the base."""
+        volume = cinder.volume(encrypted=True, driver=cinder.upstream)
+        contents = []
+        for byte in (1, 2):
+            cinder.write(volume, byte)
+            contents.append(cinder.content(volume))
+            snapshot = cinder.snapshot(volume, driver=cinder.upstream)
+        first = cinder.snapshot_row(volume)  # only to know its id is not it
+        cinder.write(volume, 3)
+        now = cinder.content(volume)
+        cinder.delete(snapshot)
+        assert cinder.content(volume) == now
+        first.destroy()
+        info = cinder.disk(volume).info
+        assert len(info) == 2
+        cinder.audit(volume, *[s for s in snapshots(cinder, volume)])
+        assert cinder.snapshot_content(
+            snapshots(cinder, volume)[0]) == contents[0]
+
+
+def snapshots(cinder: World, volume: object) -> list[object]:
+    """Return a volume's snapshots as the database has them."""
+    from cinder import objects
+    return list(objects.SnapshotList.get_all_for_volume(
+        cinder.admin, cinder.fresh(volume).id))
+
+
+def test_the_passphrase_is_nowhere(
+        cinder: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in a command line, an environment, a log or a file."""
+    passphrase = deployment.FIXED_KEY.encode()
+    caplog.set_level('DEBUG')
+    seen: set[str] = set()
+    found: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            for process in Path('/proc').glob('[0-9]*'):
+                try:
+                    words = (process / 'cmdline').read_bytes()
+                    if b'qemu-' not in words:
+                        continue
+                    seen.add(words.split(b'\0')[1].decode())
+                    words += (process / 'environ').read_bytes()
+                except OSError:
+                    continue
+                if passphrase in words:
+                    found.add(words.decode(errors='replace'))
+
+    watcher = threading.Thread(target=watch)
+    cinder.driver  # noqa: B018 -- set up before the watch begins
+    watcher.start()
+    try:
+        volume = cinder.volume(encrypted=True)
+        first = cinder.snapshot(volume)
+        second = cinder.snapshot(volume)
+        copies = [cinder.clone(volume), cinder.from_snapshot(first, 2)]
+        cinder.delete(first)
+        cinder.driver.revert_to_snapshot(cinder.context,
+                                         cinder.fresh(volume), second)
+        cinder.driver.extend_volume(cinder.fresh(volume), 2)
+        cinder.attach(copies[0])
+    finally:
+        over.set()
+        watcher.join()
+    assert len(seen) > 0
+    assert not found
+    assert passphrase.decode() not in caplog.text
+    for path in cinder.folder.rglob('*'):
+        if path.is_file() and path.name != 'cinder.conf':
+            assert passphrase not in path.read_bytes()[:64 * MIB], path
+    assert content.LENGTH
