@@ -190,6 +190,9 @@ STEPS: dict[str, Callable[[], Outcome]] = {
     'functional': pytest('functional', 'tests/functional', *_SPREAD,
                          '--ignore=tests/functional/cinder',
                          '--ignore=tests/functional/nfs'),
+    # Importing Cinder's tests patches the whole process, which a worker of
+    # pytest-xdist does not survive.
+    'acceptance': pytest('acceptance', 'tests/acceptance'),
     'cinder': pytest('cinder', 'tests/functional/cinder', *_SPREAD),
     'nfs': pytest('nfs', 'tests/functional/nfs'),
 }

@@ -84,6 +84,8 @@ BACKEND: Mapping[str, object] = {
     'nfs_snapshot_support': True,
     'nas_secure_file_operations': False,
     'nas_secure_file_permissions': False,
+    # No thread that outlives its test.
+    'assisted_recovery_interval': 0,
 }
 
 
@@ -93,15 +95,19 @@ def mount_point(folder: Path) -> Path:
     return folder / 'mnt' / digest.hexdigest()
 
 
-def build(folder: Path) -> None:
-    """Make the folder of a deployment; nothing global is touched."""
+def build(folder: Path, bound: bool = True) -> None:
+    """Make the folder of a deployment; nothing global is touched.
+
+    :param bound: False where a real share is mounted already.
+    """
     for name in ('share', 'state/conversion'):
         (folder / name).mkdir(parents=True)
     (folder / 'cinder.conf').write_text(
         _DEFAULTS.format(folder=folder, key=FIXED_KEY))
     (folder / 'shares').write_text(f'{EXPORT}\n')
     (folder / 'cinder.sqlite').write_bytes(_database())
-    mount(folder)
+    if bound:
+        mount(folder)
 
 
 def mount(folder: Path) -> None:

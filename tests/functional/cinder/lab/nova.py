@@ -17,6 +17,7 @@ from dataclasses import field
 import http.server
 import json
 from pathlib import Path
+import socket
 import threading
 import time
 from typing import Any
@@ -25,8 +26,8 @@ from xml.etree import ElementTree as ET
 
 from cinder import context
 from cinder import objects
-from cinder.api import api_version_request
 from cinder.api.contrib import snapshot_actions
+from cinder.api.openstack import api_version_request
 from cinder.api.openstack import wsgi
 import libvirt
 
@@ -114,8 +115,7 @@ class Nova:
     def start(self) -> None:
         """Listen, on the same port as before."""
         handler = type('Handler', (_Handler,), {'nova': self})
-        self._http = http.server.ThreadingHTTPServer(
-            ('127.0.0.1', self._port), handler)
+        self._http = _Listener(self._port, handler)
         self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.05,),
                          daemon=True).start()
@@ -256,6 +256,21 @@ def _merge(guest: Guest, volume_id: str, info: dict[str, Any],
                            libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE)
     while domain.blockJobInfo(device, 0):  # none: upstream calls it done
         time.sleep(_POLL)
+
+
+class _Listener(http.server.ThreadingHTTPServer):
+    """Listens on a native socket.
+
+    Once Cinder is imported, those that the standard library's servers make
+    may be eventlet's.
+    """
+
+    def __init__(self, port: int, handler: type[_Handler]) -> None:
+        super().__init__(('127.0.0.1', port), handler, False)
+        self.socket.close()
+        self.socket = socket.socket()
+        self.server_bind()
+        self.server_activate()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -50,12 +50,13 @@ class World:
     :ivar context: of a user; :attr:`admin` of an administrator.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bound: bool = True) -> None:
         self.folder = folder
-        self.share = folder / 'share'
+        self.share = (folder / 'share' if bound
+                      else deployment.mount_point(folder))
         self._sections: set[str] = set()
         self._servers: list[Any] = []
-        deployment.build(folder)
+        deployment.build(folder, bound)
         deployment.join(folder)
         self.context = deployment.user()
         self.admin = deployment.admin()
