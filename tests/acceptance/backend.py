@@ -18,6 +18,7 @@ from cinder import service
 from cinder.tests.functional import functional_helpers
 from cinder.volume import configuration
 import fixtures
+from oslo_config import cfg
 from oslo_utils import importutils
 
 from tests.functional.lab import namespace
@@ -71,7 +72,9 @@ class Backend(functional_helpers._FunctionalTestBase):
 
     def _start_api_service(self) -> None:
         """As Cinder's, with api-paste.ini where its wheel has it."""
-        self.override_config('api_paste_config', str(ETC / 'api-paste.ini'))
+        # Not registered yet: Cinder's own tests set it so, too.
+        cfg.CONF.api_paste_config = (  # type: ignore[attr-defined]
+            str(ETC / 'api-paste.ini'))
         self.osapi = service.WSGIService('osapi_volume')
         self.osapi.start()
         self.auth_url = (f'http://{self.osapi.host}:{self.osapi.port}'
