@@ -44,7 +44,9 @@ def settings() -> Iterator[Settings]:
     if given:
         yield Settings.load(Path(given))
         return
-    cloud = Cloud(Settings.fresh(FOLDER), print)
+    # Nobody has to wait for agents that are not there.
+    cloud = Cloud(Settings.fresh(FOLDER, cinder={'assisted_agent': 'never'}),
+                  print)
     cloud.up()
     yield cloud.settings
     cloud.down()

@@ -14,7 +14,7 @@ from tests.cloud.lab.settings import Settings
 SERVICES = ('cinder', 'cinder-volume', 'cinder-backup', 'nova',
             'nova-compute-1', 'nova-compute-2')
 #: A record's own line, not those of its traceback.
-ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) .*\[.*', re.MULTILINE)
+ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ \[.*', re.MULTILINE)
 
 
 def sizes(settings: Settings) -> dict[str, int]:
