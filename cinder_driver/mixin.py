@@ -46,6 +46,7 @@ class AssistedSnapshots(DataPath, Capacity):
     SUPPORTS_ACTIVE_ACTIVE = True
 
     configuration: Any
+    driver_prefix: str
     _stats: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -132,9 +133,10 @@ class AssistedSnapshots(DataPath, Capacity):
         """Return what a host needs to attach a volume."""
         return connections.initialize(self.backend, volume, connector)
 
-    def clean_volume_file_locks(self, volume_id: str) -> None:
+    @classmethod
+    def clean_volume_file_locks(cls, volume_id: str) -> None:
         """Remove what the lock of a deleted volume has left."""
-        locks.remove(self.backend.prefix, volume_id)
+        locks.remove(cls.driver_prefix, volume_id)
 
     def _update_volume_stats(self) -> None:
         super()._update_volume_stats()  # type: ignore[misc]
