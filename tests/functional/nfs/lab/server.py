@@ -19,7 +19,7 @@ from tests.functional.nfs.lab.network import Network
 from tests.functional.nfs.lab.network import SERVER
 
 #: Seconds after which the locks of a client that is gone are released.
-LEASE = 60
+LEASE = 30
 NOBODY = 65534
 
 _CONF = '''\
