@@ -28,6 +28,7 @@ This module must never say that layers may go before the share shows it.
 from __future__ import annotations
 
 from collections.abc import Callable
+import threading
 import time
 from typing import Any
 from typing import NoReturn
@@ -61,6 +62,9 @@ _GRACE = 10.0
 
 # Seconds that Nova's word may lag behind the evidence.
 _WORD = 5.0
+
+# Seconds that Nova may take to answer a request.
+_ANSWER = 60.0
 
 # Seconds between two looks, at first and at last.
 _SOON, _LATE = 0.1, 2.0
@@ -202,15 +206,14 @@ class NovaSide:
         look like the answer to this one.
         """
         home(self._set_back)
-        try:
-            home(request)
-        except Exception as exc:
-            if _is_refusal(exc):
-                self._refuse('nova-refused', f'Nova refused: {exc}')
-            LOG.warning('What has become of a request to Nova for volume %s '
-                        'is not known: %s', self._volume.id, exc)
-            return f'Nova could not be asked: {exc}'
-        return None
+        failure = home(_outcome, request)
+        if failure is None:
+            return None
+        if _is_refusal(failure):
+            self._refuse('nova-refused', f'Nova refused: {failure}')
+        LOG.warning('What has become of a request to Nova for volume %s is '
+                    'not known: %s', self._volume.id, failure)
+        return f'Nova could not be asked: {failure}'
 
     def _ready(self, *states: str) -> None:
         """See that the server is in a state in which this can work.
@@ -227,7 +230,8 @@ class NovaSide:
         """Return the server's state, or what Nova is doing with it."""
         try:
             server = home(lambda: self._nova().get_server(
-                self._context(), self._server_id, privileged_user=True))
+                self._context(), self._server_id, privileged_user=True,
+                timeout=_ANSWER))
         except exception.ServerNotFound:
             return 'not known to Nova'
         except Exception as exc:
@@ -336,6 +340,28 @@ class NovaSide:
 
     def _unsure(self, reason: str) -> Unsure:
         return Unsure(volume=self._volume.name, reason=reason)
+
+
+def _outcome(request: Callable[[], object]) -> Exception | None:
+    """Send a request; returns what went wrong.
+
+    Cinder's client waits for an answer without limit, so it waits in a
+    thread of its own, and what comes late is only logged.
+    """
+    outcome: list[Exception | None] = []
+
+    def send() -> None:
+        try:
+            request()
+            outcome.append(None)
+        except Exception as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=send, name='nova-request', daemon=True)
+    thread.start()
+    thread.join(_ANSWER)
+    return outcome[0] if outcome else TimeoutError(
+        f'no answer within {_ANSWER:g} s')
 
 
 def _files(merge: Merging) -> dict[str, str | None]:

@@ -104,7 +104,7 @@ class Nova:
         self.requests: list[tuple[str, Any]] = []
         self.reports: list[tuple[str, str, int]] = []
         self._threads: list[threading.Thread] = []
-        self._http: http.server.ThreadingHTTPServer | None = None
+        self._http: _Listener | None = None
         self._port = 0
 
     @property
@@ -116,15 +116,12 @@ class Nova:
         """Listen, on the same port as before."""
         handler = type('Handler', (_Handler,), {'nova': self})
         self._http = _Listener(self._port, handler)
-        self._port = self._http.server_address[1]
-        threading.Thread(target=self._http.serve_forever, args=(0.05,),
-                         daemon=True).start()
+        self._port = self._http.port
 
     def stop(self) -> None:
         """Be away; what was accepted goes on."""
         if self._http is not None:
-            self._http.shutdown()
-            self._http.server_close()
+            self._http.close()
             self._http = None
 
     def settle(self) -> None:
@@ -258,26 +255,41 @@ def _merge(guest: Guest, volume_id: str, info: dict[str, Any],
         time.sleep(_POLL)
 
 
-class _Listener(http.server.ThreadingHTTPServer):
-    """Listens on a native socket.
+class _Listener:
+    """Takes connections, and answers each in a native thread.
 
-    Once Cinder is imported, those that the standard library's servers make
-    may be eventlet's.
+    Once Cinder is imported, the standard library's servers are eventlet's.
     """
 
     def __init__(self, port: int, handler: type[_Handler]) -> None:
-        super().__init__(('127.0.0.1', port), handler, False)
-        self.socket.close()
-        self.socket = socket.socket()
-        self.server_bind()
-        self.server_activate()
+        self._socket = socket.create_server(('127.0.0.1', port))
+        self.port = self._socket.getsockname()[1]
+        self._handler = handler
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._answer, args=(connection,),
+                             daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            self._handler(connection, None, None)  # type: ignore[arg-type]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     """The three calls that Cinder makes."""
 
     nova: Nova
-    protocol_version = 'HTTP/1.1'
 
     def do_GET(self) -> None:
         server_id = parse.urlparse(self.path).path.rsplit('/', 1)[-1]
