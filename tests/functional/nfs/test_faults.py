@@ -8,12 +8,12 @@ clients in the grace period.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import time
 
 import pytest
 
 from tests.functional.nfs.lab.client import Client
+from tests.functional.nfs.lab.client import Job
 from tests.functional.nfs.lab.network import Network
 from tests.functional.nfs.lab.server import LEASE
 from tests.functional.nfs.lab.server import Server
@@ -39,40 +39,52 @@ def layered(share: Share, client: Client) -> Volume:
     return volume
 
 
-def hang(server: Server) -> None:
-    """The server stops answering for some seconds."""
-    server.suspend()
-    time.sleep(3)
-    server.resume()
-
-
-def crash(server: Server) -> None:
-    """The server dies, and comes back without what was in its memory."""
-    server.kill()
-    server.start()
+def hold(client: Client, volume: Volume) -> Job:
+    """A guest beside it: a QEMU that writes before and after the fault."""
+    writes, later = [(0, MIB, 1)], [(MIB, MIB, 2)]
+    volume.note(*writes, *later)
+    held = client.start(f'{INSIDE}.qemu:hold', volume.share.mounted,
+                        volume.name, 'qcow2', writes, later, user=QEMU)
+    assert held.event() == 'open'
+    return held
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize('fault', [hang, crash])
-def test_an_operation_outlives_its_server(
-        fault: Callable[[Server], None], share: Share, one: Client,
-        other: Client, server: Server) -> None:
+def test_a_server_that_hangs_at_every_step(
+        share: Share, one: Client, other: Client, server: Server) -> None:
+    volume = layered(share, one)
+
+    def hang() -> None:
+        server.suspend()
+        time.sleep(0.2)
+        server.resume()
+
+    job = volume.start(one, 'delete', 'a', pause=True)
+    job.finish(PATIENCE, meanwhile=hang)
+    volume.verify(other)
+
+
+@pytest.mark.timeout(400)
+def test_a_server_that_dies_while_data_are_copied(
+        share: Share, one: Client, other: Client, server: Server) -> None:
+    """It comes back without what was in its memory; clients have it."""
     volume = layered(share, one)
     beside = Volume(share, 'qcow2', name='volume-2')
     beside.make(one)
-    writes, later = [(0, MIB, 1)], [(MIB, MIB, 2)]
-    held = one.start(f'{INSIDE}.qemu:hold', share.mounted, beside.name,
-                     'qcow2', writes, later, user=QEMU)
-    assert held.event() == 'open'
+    held = hold(one, beside)
     job = volume.start(other, 'delete', 'a', pause=True)
-    job.go_until('journal settle')
-    fault(server)
+    job.go_until('commit')
+    server.suspend()
+    job.go_on()
+    time.sleep(1)
+    server.kill()
+    server.start()
     job.finish(PATIENCE)
     volume.verify(one)
-    # The guest beside it has kept its locks, and loses no write.
+    # The guest has kept its locks, and loses no write.
     assert share.opened(other, beside.name)
-    held.finish(PATIENCE)
-    beside.note(*writes, *later)
+    held.go_on()
+    held.result(PATIENCE)
     beside.verify(other)
 
 

@@ -18,7 +18,7 @@ from tests.functional.nfs.inside.volumes import modes
 FOLDER = Path('/tmp/cinder')
 _ASKED = Path('/tmp/asked-of-root')
 _HELPER = Path('/run/bin/sudo')
-_SECURE = {'nas_secure_file_operations': 'true',
+_SECURE: dict[str, Any] = {'nas_secure_file_operations': 'true',
            'nas_secure_file_permissions': 'true',
            'nfs_snapshot_support': True}
 

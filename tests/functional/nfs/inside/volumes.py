@@ -36,7 +36,8 @@ def make(folder: str, name: str, kind: str, size: int, mode: int) -> None:
 def write(folder: str, name: str, kind: str, size: int,
           writes: Sequence[Write]) -> None:
     """Write to the active layer with a QEMU tool."""
-    disk(folder, name, kind, size).write(*map(tuple, writes))
+    disk(folder, name, kind, size).write(
+        *((offset, length, byte) for offset, length, byte in writes))
 
 
 def operate(folder: str, name: str, kind: str, size: int, method: str,
@@ -148,3 +149,13 @@ def attempt(path: str) -> str:
     except OSError as exc:
         return type(exc).__name__
     return 'done'
+
+
+def asked(folder: str, request: str) -> int:
+    """How often this client has sent a request for a mount."""
+    text = Path('/proc/self/mountstats').read_text()
+    [mount] = [part for part in text.split('\ndevice ')
+               if f' mounted on {folder} ' in part]
+    [row] = [row for row in mount.splitlines()
+             if row.strip().startswith(f'{request}: ')]
+    return int(row.split()[1])

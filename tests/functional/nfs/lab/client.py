@@ -7,6 +7,7 @@ locks and its network address; its programs are the machine's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import hashlib
 import itertools
@@ -85,11 +86,15 @@ class Job:
         while self.event() != what:
             self.go_on()
 
-    def finish(self, seconds: float = DEADLINE) -> Any:
-        """Answer all that it asks; what it returned."""
-        self.go_on()
+    def finish(self, seconds: float = DEADLINE,
+               meanwhile: Callable[[], None] = lambda: None) -> Any:
+        """Answer all that it asks; what it returned.
+
+        :param meanwhile: done after each answer.
+        """
         while 'event' in (found := self._next(seconds)):
             self.go_on()
+            meanwhile()
         return self._returned(found)
 
     def kill(self) -> None:

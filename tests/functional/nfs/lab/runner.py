@@ -17,7 +17,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import traceback
 from typing import Any
 
@@ -142,4 +141,4 @@ def answer(what: object) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

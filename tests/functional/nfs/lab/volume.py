@@ -132,7 +132,7 @@ class Volume:
         """See on a client that all of it reads back; returns the layers."""
         seen = self.call(client, 'contents', user=CINDER)
         wanted = {who: _digest(held) for who, held
-                  in {**self.snapshots, '': self.now}.items()}
+                  in {**self.snapshots, '': bytes(self.now)}.items()}
         assert seen['content'] == wanted
         assert seen['found'] == []
         layers: list[str] = seen['layers']
@@ -161,5 +161,5 @@ class Volume:
             self.now += bytes(arguments[0] - len(self.now))
 
 
-def _digest(content: bytes | bytearray) -> str:
+def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
