@@ -121,10 +121,12 @@ class ImageTool(QemuImg):
             str(target)], (f'--as={_COPIES}',))
 
     def _container(self) -> list[str]:
-        options = 'key-secret=luks'
+        options = [('key-secret', 'luks')]
+        if self._secret:
+            options += self._secret.cipher
         if self._secret and self._secret.stretch_ms is not None:
-            options += f',iter-time={self._secret.stretch_ms}'
-        return ['-o', options]
+            options += [('iter-time', str(self._secret.stretch_ms))]
+        return ['-o', ','.join(f'{key}={value}' for key, value in options)]
 
     def _view(self, view: Path, encrypted: bool) -> str:
         name = str(view).replace(',', ',,')
@@ -223,7 +225,10 @@ class Staged:
         if wanted.writable:
             self._tool.make(self.path, chain.virtual_size, source.encrypted)
         else:
-            self._check_space(min(chain.allocated, chain.virtual_size))
+            # In a container even what is zero is written.
+            self._check_space(chain.virtual_size + _LUKS_HEADER
+                              if source.encrypted else
+                              min(chain.allocated, chain.virtual_size))
             self._tool.export(source, self.path)
         fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -10,8 +10,16 @@ import pytest
 
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.backup import BackupService
+from tests.functional.cinder.lab.glance import ImageService
+from tests.functional.cinder.lab.inuse import boot
 from tests.functional.cinder.lab.world import World
+from tests.functional.cinder.test_images import upload
 from tests.functional.cinder.test_views import gone
+from tests.functional.lab.agent import Agent
+from tests.functional.lab.content import prove
+from tests.functional.lab.guest import Moment
+from tests.functional.lab.rabbit import Rabbit
+from tests.functional.lab.stage import Stage
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -79,3 +87,27 @@ def test_lone_raw(cinder: World, backups: BackupService) -> None:
     assert cinder.content(restored) == expected
     assert expected.size == GIB
     cinder.audit(restored)
+
+
+def test_in_use(cinder: World, stage: Stage, agent: Agent,
+                rabbit: Rabbit) -> None:
+    """A guest writes on, and what is backed up is one moment of it."""
+    driver = cinder.make_manager(
+        assisted_agent='always',
+        assisted_agent_transport_url=rabbit.url).driver
+    service = BackupService(cinder)
+    [one] = boot(cinder, stage, driver, agent.host,
+                 cinder.volume(driver=driver))
+    one.take()
+    with Moment(one.writer) as moment:
+        backup = service.create(one.volume)
+    glance = ImageService(cinder.folder / 'glance')
+    with Moment(one.writer) as later:
+        image = upload(cinder, driver, glance, one.volume, 'qcow2')
+    one.check()
+    gone(cinder)
+    one.prove()
+    prove(glance.path(image), 'qcow2', one.writer.pattern, later.bounds)
+    disk = cinder.disk(service.restore(backup))
+    prove(disk.active, disk.active_format, one.writer.pattern, moment.bounds)
+    service.close()

@@ -28,13 +28,13 @@ def glance(cinder: World) -> ImageService:
     return ImageService(cinder.folder / 'glance')
 
 
-def upload(cinder: World, glance: ImageService, volume: Any,
+def upload(cinder: World, driver: Any, glance: ImageService, volume: Any,
            disk_format: str) -> dict[str, Any]:
     """Upload a volume as the volume manager does; the image."""
     image = glance.add(disk_format)
     before = cinder.fresh(volume).status
     volume = become(cinder, volume, 'uploading')
-    cinder.driver.copy_volume_to_image(cinder.context, volume, glance, image)
+    driver.copy_volume_to_image(cinder.context, volume, glance, image)
     become(cinder, volume, before)
     return glance.show(None, image['id'])
 
@@ -75,7 +75,7 @@ def chain(cinder: World) -> Any:
 def test_upload_with_snapshots(cinder: World, glance: ImageService,
                                chain: Any, fmt: str) -> None:
     volume, *snapshots = chain
-    image = upload(cinder, glance, volume, fmt)
+    image = upload(cinder, cinder.driver, glance, volume, fmt)
     assert image['status'] == 'active'
     assert content.of(glance.path(image), fmt) == cinder.content(volume)
     # Nothing was staged, beside or before.
@@ -87,7 +87,7 @@ def test_upload_with_snapshots(cinder: World, glance: ImageService,
 def test_upload_of_qcow2(cinder: World, glance: ImageService) -> None:
     volume = cinder.volume(driver=cinder.make_driver(nfs_qcow2_volumes=True))
     cinder.write(volume, 0x11)
-    image = upload(cinder, glance, volume, 'raw')
+    image = upload(cinder, cinder.driver, glance, volume, 'raw')
     assert content.of_raw(glance.path(image)) == cinder.content(volume)
     gone(cinder)
 
@@ -106,7 +106,7 @@ def test_upload_of_guest_written_header(
         file.write(header.read_bytes())
     for _ in range(snapshots):
         cinder.snapshot(volume)
-    image = upload(cinder, glance, volume, 'qcow2')
+    image = upload(cinder, cinder.driver, glance, volume, 'qcow2')
     found = content.of(glance.path(image), 'qcow2')
     assert found == cinder.content(volume)
     assert found.size == GIB
