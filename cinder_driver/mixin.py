@@ -18,6 +18,7 @@ from cinder import objects
 from cinder.context import RequestContext
 
 from assisted_snapshots.cinder_driver import connections
+from assisted_snapshots.cinder_driver import groups
 from assisted_snapshots.cinder_driver import locks
 from assisted_snapshots.cinder_driver import manage
 from assisted_snapshots.cinder_driver import migrated
@@ -60,7 +61,6 @@ class AssistedSnapshots(DataPath, Capacity):
         """Mount the shares, and end what an earlier run has left."""
         super().do_setup(context)  # type: ignore[misc]
         permissions.check(self.backend)
-        self.views.sweep()
         self.recovery.start()
 
     def create_volume(self, volume: objects.Volume) -> Update:
@@ -92,6 +92,14 @@ class AssistedSnapshots(DataPath, Capacity):
     def delete_snapshot(self, snapshot: objects.Snapshot) -> None:
         """Delete a snapshot, whatever is above or below it."""
         snapshots.delete(self.backend, snapshot)
+
+    def create_group_snapshot(self, context: RequestContext,
+                              group_snapshot: objects.GroupSnapshot,
+                              snapshots: list[objects.Snapshot]
+                              ) -> tuple[Update, list[Update]]:
+        """Take snapshots of several volumes, all or none."""
+        return groups.create_group_snapshot(self.backend, group_snapshot,
+                                            snapshots)
 
     def revert_to_snapshot(self, context: RequestContext,
                            volume: objects.Volume,
@@ -141,7 +149,8 @@ class AssistedSnapshots(DataPath, Capacity):
     def _update_volume_stats(self) -> None:
         super()._update_volume_stats()  # type: ignore[misc]
         self._stats.update(
-            online_extend_support=False, multiattach=False,
+            online_extend_support=False,
+            consistent_group_snapshot_enabled=True, multiattach=False,
             sparse_copy_volume=True)
 
     def _check_snapshot_support(self, setup_checking: bool = False) -> None:

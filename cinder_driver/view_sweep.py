@@ -4,16 +4,18 @@
 Who connected may have been killed, or this service between two steps.  A
 view is ended when the database says that nobody can need it, or when it is
 dead; a restart of cinder-volume alone leaves a running backup its view.
-This module must never end what is still used, and holds a volume's lock
-while it looks.
+This module must never end what is still used, and never wait for a
+volume's lock, which it holds while it looks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cinder import coordination
 from cinder import exception
 from cinder import objects
 from oslo_log import log as logging
@@ -46,7 +48,7 @@ def sweep(views: Views) -> None:
     for share in views.backend.driver.shares:
         folder = views.backend.share_folder(share)
         for path in sorted(folder.glob(f'*{RECORD}')):
-            found = known(lambda path=path: view_records.load(path))
+            found = known(partial(view_records.load, path))
             if found is not None:
                 _with_volume(views, found, _File(views, path, found))
 
@@ -100,17 +102,21 @@ class _File:
 
 def _with_volume(views: Views, found: Record,
                  look: Callable[[objects.Volume | None], None]) -> None:
-    """Look at a view with its volume locked; None if that is gone."""
+    """Look at a view with its volume locked; None if that is gone.
+
+    Who holds the lock looks after the volume's views, or the next look does.
+    """
     backend = views.backend
-    with backend.locked(found.volume_id):
-        try:
-            volume = objects.Volume.get_by_id(backend.context(),
-                                              found.volume_id)
-        except exception.VolumeNotFound:
-            look(None)
-            return
-        try:
-            look(volume)
-        except Exception:
-            LOG.exception('A raw view of volume %s cannot be ended now.',
-                          volume.id)
+    lock = coordination.COORDINATOR.get_lock(
+        f'{backend.prefix}-{found.volume_id}')
+    if not lock.acquire(blocking=False):
+        return
+    try:
+        look(objects.Volume.get_by_id(backend.context(), found.volume_id))
+    except exception.VolumeNotFound:
+        look(None)
+    except Exception:
+        LOG.exception('A raw view of volume %s cannot be ended now.',
+                      found.volume_id)
+    finally:
+        lock.release()

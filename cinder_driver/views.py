@@ -176,7 +176,7 @@ class Views:
     def sweep(self) -> None:
         """End views that nobody needs, and finish deliveries.
 
-        At start and from time to time; takes the lock of each volume.
+        At start and from time to time; skips volumes that are locked.
         """
         view_sweep.sweep(self)
 
