@@ -40,6 +40,9 @@ _DATA_FILE_BIT = 2
 _SUBCLUSTER_BIT = 4
 _KNOWN_BITS = (1 << 5) - 1
 
+# O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 _LUKS = 2
 _MAX_BACKING = 1023
 _MAX_L1_BYTES = 32 << 20
@@ -88,9 +91,14 @@ def open_layer(path: str | Path) -> Iterator[int]:
     :raises MissingLayer: no such file.
     """
     try:
-        # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-                     | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, _READ)
+        except FileNotFoundError:
+            # An NFS client may only remember that there was none; opening
+            # the folder has it ask again.
+            os.close(os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY
+                             | os.O_CLOEXEC))
+            fd = os.open(path, _READ)
     except FileNotFoundError:
         raise errors.MissingLayer(file=path) from None
     except OSError as exc:

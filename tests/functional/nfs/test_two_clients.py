@@ -69,6 +69,15 @@ def test_every_change_is_seen_at_once(
     volume.verify(one)
 
 
+def test_a_file_that_was_looked_for_too_early(
+        share: Share, one: Client, other: Client) -> None:
+    """What was not there is not taken to be missing for ever."""
+    volume = Volume(share, 'qcow2')
+    assert share.look(other, 'volume-1') == [False]
+    volume.make(one)
+    assert share.opened(other, 'volume-1') is False
+
+
 def test_a_qemu_elsewhere_is_seen(share: Share, one: Client,
                                   other: Client) -> None:
     volume = Volume(share, 'qcow2')
