@@ -210,9 +210,9 @@ class AgentSide:
                     new_file, quiesce)
 
     def create_all(self, disks: tuple[SnapshotDisk, ...],
-                   quiesce: str) -> Job:
+                   quiesce: str) -> str:
         """Move several disks of the guest in one transaction."""
-        return home(self._guest.create_all, disks, quiesce)
+        return home(self._guest.create_all, disks, quiesce).consistency
 
     def merge(self, volume_id: str, subject: str, kind: str,
               before: tuple[str, ...], merged: tuple[str, ...],

@@ -34,22 +34,21 @@ REASON = 'assisted_snapshots:reason'
 #: What the names of snapshots that Cinder takes for itself begin with.
 TEMPORARY = 'tmp-snap-'
 
-_CREATE = ('available', 'in-use', 'backing-up')
+#: States of a volume in which a snapshot can be taken.
+CREATE = ('available', 'in-use', 'backing-up')
 _DELETE = ('available', 'in-use', 'backing-up', 'deleting', 'downloading')
 _REVERT = ('available', 'reverting')
 
 
 def create(backend: Backend, snapshot: objects.Snapshot) -> None:
     """Take a snapshot, of a volume that a guest has or not."""
-    if not backend.option('snapshot_support', True):
-        raise failures.SnapshotsDisabled(
-            option=f'{backend.prefix}_snapshot_support')
+    check_enabled(backend)
     with backend.locked(snapshot.volume_id), failures.translated():
-        row = _row(backend, snapshot)
+        row = fresh_row(backend, snapshot)
         volume = backend.fresh_by_id(row.volume_id)
         downloading = (row.display_name or '').startswith(TEMPORARY)
         check_state(volume, 'taking a snapshot',
-                    (*_CREATE, 'downloading') if downloading else _CREATE)
+                    (*CREATE, 'downloading') if downloading else CREATE)
         create_locked(backend, volume, row)
         _update(snapshot, volume)
 
@@ -72,7 +71,7 @@ def delete(backend: Backend, snapshot: objects.Snapshot) -> None:
     try:
         with backend.locked(snapshot.volume_id):
             with failures.translated_delete():
-                _delete(backend, _row(backend, snapshot))
+                _delete(backend, fresh_row(backend, snapshot))
     except (exception.SnapshotIsBusy,
             exception.VolumeBackendAPIException) as exc:
         LOG.warning('Snapshot %s stays: %s', snapshot.id, exc)
@@ -109,7 +108,7 @@ def revert(backend: Backend, volume: objects.Volume,
     with backend.locked(volume.id), failures.translated():
         fresh = backend.fresh(volume)
         check_state(fresh, 'reverting', _REVERT)
-        operations = backend.settled(fresh)
+        operations = guests.settled(backend, fresh)
         native(operations.revert, snapshot.id)
         in_step(backend, fresh, operations)
         _update(snapshot, fresh)
@@ -121,6 +120,16 @@ def in_step(backend: Backend, volume: objects.Volume,
     state = native(operations.state)
     backend.note(volume, state)
     attachments.point(backend, volume, state)
+
+
+def check_enabled(backend: Backend) -> None:
+    """Refuse to take a snapshot where upstream's option is off.
+
+    :raises SnapshotsDisabled: it is.
+    """
+    if not backend.option('snapshot_support', True):
+        raise failures.SnapshotsDisabled(
+            option=f'{backend.prefix}_snapshot_support')
 
 
 def check_state(volume: objects.Volume, action: str,
@@ -142,7 +151,8 @@ def _is_orphaned(files: VolumeFiles, snapshot_id: str) -> bool:
             and files.path(name).exists())
 
 
-def _row(backend: Backend, snapshot: objects.Snapshot) -> objects.Snapshot:
+def fresh_row(backend: Backend,
+              snapshot: objects.Snapshot) -> objects.Snapshot:
     """Return the snapshot as the database has it now.
 
     :raises SnapshotNotFound: another request has deleted it meanwhile.
@@ -166,7 +176,7 @@ def _remember(backend: Backend, snapshot: objects.Snapshot,
               reason: str) -> None:
     """Write down for the user why a snapshot is still there."""
     try:
-        row = _row(backend, snapshot)
+        row = fresh_row(backend, snapshot)
     except exception.SnapshotNotFound:
         return
     row.metadata = {**row.metadata, REASON: reason[:255]}
