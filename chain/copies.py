@@ -55,6 +55,7 @@ def begin_clone(volume: Volume, snapshot_id: str | None, target: Path,
     :param snapshot_id: None for the current content of a detached volume.
     :param secret: of the clone, if it is to be another one.
     """
+    volume.check_encrypted(state)
     if snapshot_id is None:
         volume.detached(state, 'a clone of the current content')
     source = _source(volume, snapshot_id, state)

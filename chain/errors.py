@@ -157,6 +157,14 @@ class NotProven(ChainError):
                'be repeated')
 
 
+class NotEncrypted(ChainError):
+    """A layer of an encrypted volume that others must not lie on."""
+
+    message = ('{volume} is encrypted, but {file} is no encrypted qcow2 '
+               'layer; a LUKS container that upstream Cinder has made is '
+               'converted as soon as the volume is detached')
+
+
 class NotTogether(ChainError):
     """Volumes of which one snapshot cannot be taken at one moment."""
 

@@ -21,6 +21,7 @@ _SECTOR = 512
 def begin_extend(volume: Volume, size: int,
                  state: VolumeState) -> Operation | None:
     """Check and write down a growth; None where it has that size."""
+    volume.check_encrypted(state)
     check_size(volume, size, state.chain.virtual_size, 'it has')
     volume.detached(state, 'extend')
     if size == state.chain.virtual_size:

@@ -37,8 +37,9 @@ extend     anywhere                     finished
 orphan     anywhere                     it is there or not
 =========  ===========================  ===================================
 
-What a snapshot of several volumes leaves is told where it is taken, in
-:mod:`assisted_snapshots.chain.together`.
+What a snapshot of several volumes leaves is told in
+:mod:`assisted_snapshots.chain.together`, what the conversion of a LUKS
+container leaves in :mod:`assisted_snapshots.chain.bare`.
 
 A guest's side that refuses has the intent withdrawn at once; killed in that,
 it is asked again, as above.
@@ -56,6 +57,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from assisted_snapshots.chain import bare
 from assisted_snapshots.chain import copies
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import growth
@@ -200,6 +202,23 @@ class Operations:
             doing = growth.begin_extend(volume, size, volume.state())
             if doing:
                 growth.carry_on_extend(volume, doing)
+
+    def adopt_luks(self, size: int) -> None:
+        """Make a bare LUKS container a layer, of an encrypted volume.
+
+        Afterwards other formats are pinned: this object is of no more use.
+
+        :param size: in bytes, that the volume shall have.
+        :raises VolumeInUse: a guest has it.
+        """
+        volume = self._volume
+        with volume.locked():
+            doing = volume.resumable(bare.KIND, volume.files.name)
+            if doing:
+                bare.resume_adopt(volume)
+            if bare.is_bare(volume.files):
+                bare.carry_on_adopt(volume, bare.begin_adopt(
+                    volume, size, volume.state()))
 
     def remove_orphan(self, snapshot_id: str) -> bool:
         """Remove a left-over overlay of a snapshot that there is not.

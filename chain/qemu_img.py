@@ -139,6 +139,18 @@ class QemuImg:
             '-O', form, *self._luks(made, new), *self._open(source),
             str(target)], _COPY, new=new)
 
+    def wrap(self, container: str, target: str) -> None:
+        """Copy a bare LUKS container into a new encrypted qcow2 layer.
+
+        :param container: bare name of a file that :attr:`denied` has.
+        """
+        made = Image(target, Format.QCOW2, 0, encrypted=True)
+        self._run('convert', container, [
+            *self._copying(container), '-T', self._cache(container), '-O',
+            made.format, *self._luks(made), '--image-opts',
+            'driver=luks,key-secret=luks,file.driver=file,'
+            f'file.locking=off,file.filename={container}', target], _COPY)
+
     def commit_onto(self, top: Image, path: Path, base: Image,
                     below: Path) -> None:
         """Write what one layer holds into a file it does not lie on.
@@ -193,6 +205,11 @@ class QemuImg:
         tool = QemuImg(self._folder, secret, self.progress)
         tool.held = self.held
         return tool
+
+    @property
+    def decrypts(self) -> bool:
+        """Whether it has the secret of an encrypted volume."""
+        return self._secret is not None
 
     def has(self, secret: Secret) -> bool:
         """Tell whether a secret opens what this one opens."""

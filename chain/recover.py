@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import os
 from pathlib import Path
 
+from assisted_snapshots.chain import bare
 from assisted_snapshots.chain import copies
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain import growth
@@ -57,6 +58,8 @@ def resume(volume: Volume, operation: Operation) -> str | None:
         snapshots.resume_revert(volume, operation)
     elif operation.kind == 'clone':
         copies.resume_clone(volume, operation)
+    elif operation.kind == bare.KIND:
+        bare.resume_adopt(volume)
     elif operation.kind == 'extend':
         growth.carry_on_extend(volume, operation)
     else:
@@ -81,6 +84,8 @@ def _describe(operation: Operation) -> str:
     if operation.kind in ('revert', 'clone') or (
             operation.kind, operation.step) == ('create', 'overlay'):
         return f'undo {what}, which had not come to its end'
+    if operation.kind == bare.KIND:
+        return f'finish or undo {what}'
     where = (', with the host of its guest'
              if operation.attached and operation.step != 'settle' else '')
     return f'finish {what} from step "{operation.step}"{where}'

@@ -38,6 +38,7 @@ def begin_create(volume: Volume, snapshot_id: str, quiesce: str,
                                     snapshot_id=snapshot_id)
     if volume.files.path(name).exists():
         raise volume.disagreement(f'{name} exists, but is no layer')
+    volume.check_encrypted(state)
     attached = volume.live(state) is not None
     if volume.keep_active and not attached:
         raise errors.VolumeInUse(

@@ -149,6 +149,15 @@ class Volume:
                 f'{" <- ".join(state.chain.names)}')
         return found
 
+    def check_encrypted(self, state: VolumeState) -> None:
+        """See that nothing of an encrypted volume is taken for plain.
+
+        :raises NotEncrypted: its layers are something else.
+        """
+        if self.tool.decrypts and not state.chain.active.encrypted:
+            raise errors.NotEncrypted(volume=self.files.name,
+                                      file=state.chain.active.name)
+
     def detached(self, state: VolumeState, kind: str) -> None:
         """See that no guest has the volume.
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from cinder import context as cinder_context
 from cinder import objects
+from cinder.objects import fields
 from oslo_utils import units
 
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.bare import is_bare
 from assisted_snapshots.chain.guest import GuestSide
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
@@ -127,9 +129,12 @@ class Backend:
 
         :param volume: fresh, and locked.
         """
+        secret = self.secret(volume)
+        if secret and not _has_guest(volume):
+            native(_adopt, self.files(volume), secret, size_bytes(volume))
         return Operations(
             self.files(volume), formats=self.formats(volume), guest=guest,
-            secret=self.secret(volume), progress=progress,
+            secret=secret, progress=progress,
             keep_active=bool(getattr(guest, 'keeps_active', False)))
 
     def unsettled(self, volume: objects.Volume) -> bool:
@@ -156,6 +161,24 @@ class Backend:
 def size_bytes(volume: objects.Volume) -> int:
     """Return the size that Cinder has granted."""
     return int(volume.size) * units.Gi
+
+
+def _has_guest(volume: objects.Volume) -> bool:
+    attached = fields.VolumeAttachStatus.ATTACHED
+    return volume.attach_status == attached or any(
+        attachment.attach_status == attached
+        for attachment in volume.volume_attachment)
+
+
+def _adopt(files: VolumeFiles, secret: Secret, size: int) -> None:
+    """Convert a bare LUKS container that upstream has made.
+
+    While a guest has it, it stays what it is, and the chain room refuses
+    what would need a layer.
+    """
+    if is_bare(files):
+        Operations(files, formats={files.name: Format.RAW},
+                   secret=secret).adopt_luks(size)
 
 
 def _unsettled(files: VolumeFiles) -> bool:

@@ -55,7 +55,9 @@ def pins(files: VolumeFiles, known: Mapping[str, str],
     journal = Store(files).read_journal()
     pinned = journal.layers.get(files.name) if journal else None
     said: Format | None
-    if pinned is not None:
+    if encrypted:
+        said = _by_header(files.base, encrypted)
+    elif pinned is not None:
         said = judge(known, pinned.format)
     else:
         said = (_by_header(files.base, encrypted)
