@@ -48,6 +48,7 @@ def create_group_snapshot(backend: Backend,
                           taken: Sequence[objects.Snapshot]
                           ) -> tuple[Update, list[Update]]:
     """Take the snapshots of a group snapshot, all or none."""
+    snapshots.check_enabled(backend)
     ids = sorted(snapshot.volume_id for snapshot in taken)
     with backend.locked(*ids), failures.translated():
         parts = [_part(backend, snapshot) for snapshot in taken]

@@ -7,6 +7,9 @@ proves all of it, and that Cinder's records say what the share says.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+import threading
 from typing import Any
 
 from cinder import exception
@@ -29,6 +32,7 @@ class InUse:
     """One volume, its attachment, its guest and its writer.
 
     :ivar expected: snapshot id -> where its content must end, oldest first.
+    :ivar taken: the same of all that ever were.
     """
 
     def __init__(self, world: World, driver: Any, volume: Any) -> None:
@@ -37,6 +41,7 @@ class InUse:
         self.volume = volume
         self.disk = world.disk(volume)
         self.expected: dict[str, Bounds] = {}
+        self.taken: dict[str, Bounds] = {}
         self.attachment: Any = None
         self._guest: Guest | None = None
         self._writer: Writer | None = None
@@ -83,7 +88,7 @@ class InUse:
         row = row or self.row()
         with Moment(self.writer) as moment:
             found = self.world.take(row, self.driver)
-        self.expected[row.id] = moment.bounds
+        self.expected[row.id] = self.taken[row.id] = moment.bounds
         self.writer.write_more(FEW)
         return found
 
@@ -104,6 +109,11 @@ class InUse:
             raise
         snapshot.destroy()
         del self.expected[snapshot.id]
+
+    def delete_failed(self, row: Any) -> None:
+        """Delete a snapshot that could not be taken."""
+        self.expected[row.id] = Bounds(0, 0)
+        self.delete(row)
 
     def chain(self) -> tuple[str, ...]:
         """The layers as libvirt shows them, base first."""
@@ -177,3 +187,16 @@ def boot(world: World, stage: Stage, driver: Any, host: str,
     for one in found:
         one.write()
     return found
+
+
+def later(work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Do something beside the test."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:
+            future.set_exception(error)
+    threading.Thread(target=run, daemon=True).start()
+    return future
