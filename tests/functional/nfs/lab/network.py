@@ -41,8 +41,12 @@ class Network:
             'no network namespace: the tests of NFS need root'
 
     def enter(self) -> list[str]:
-        """What to put before a command that shall run inside."""
-        return ['nsenter', f'--net=/proc/{self._holder.pid}/ns/net', '--']
+        """What to put before a command that shall run inside.
+
+        It is killed when the tests end, however they end.
+        """
+        return ['nsenter', f'--net=/proc/{self._holder.pid}/ns/net', '--',
+                'setpriv', '--pdeathsig', 'KILL', '--']
 
     def close(self) -> None:
         """Let it go; it vanishes with the last process inside."""
