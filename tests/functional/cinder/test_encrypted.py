@@ -7,21 +7,29 @@ makes of the key.
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterator
 from pathlib import Path
 import subprocess
 import threading
+from typing import Any
+from typing import ClassVar
 from typing import TYPE_CHECKING
 
+from castellan import key_manager
+from castellan.tests.unit.key_manager import mock_key_manager
 from cinder import exception
+from oslo_config import cfg
 import pytest
 
 from tests.faults import killer
+from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab import deployment
 
 if TYPE_CHECKING:
     from tests.functional.cinder.lab.world import World
 
+CONF = cfg.CONF
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -217,6 +225,45 @@ class TestFromUpstream:
         cinder.snapshot(copy)
         assert magic(base) == b'QFI\xfb'
         assert cinder.content(copy).size == 2 * GIB
+
+
+class Keys(mock_key_manager.MockKeyManager):
+    """Castellan's own for tests, with one set of keys for all who ask.
+
+    Cinder's, of the configuration file, has one key.
+    """
+
+    known: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, configuration: Any = None) -> None:
+        super().__init__(configuration)  # type: ignore[no-untyped-call]
+        self.keys = self.known
+
+
+def test_a_copy_with_a_key_of_its_own(cinder: World) -> None:
+    volume = cinder.volume(encrypted=True)
+    cinder.write(volume, 3)
+    wanted = cinder.content(volume)
+    snapshot = cinder.snapshot(volume)
+    CONF.set_override('backend', f'{__name__}.{Keys.__name__}',
+                      'key_manager')
+    keys = key_manager.API(CONF)
+    Keys.known.clear()
+    other = keys.create_key(cinder.context, algorithm='aes', length=256)
+    passphrase = binascii.hexlify(
+        keys.get(cinder.context, other).get_encoded() or b'')
+    for make, source in ((cinder.driver.create_cloned_volume, volume),
+                         (cinder.driver.create_volume_from_snapshot,
+                          snapshot)):
+        row = cinder.row(encrypted=True)
+        row.encryption_key_id = other
+        row.save()
+        copy = cinder.settle(row, make(cinder.fresh(row), source))
+        assert content.of(cinder.share / copy.name, 'qcow2',
+                          passphrase) == wanted
+        kept = cinder.snapshot(copy)
+        assert content.of(cinder.share / f'{copy.name}.{kept.id}', 'qcow2',
+                          passphrase) == wanted
 
 
 def test_the_passphrase_is_nowhere(

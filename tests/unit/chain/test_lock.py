@@ -13,6 +13,8 @@ import threading
 import pytest
 
 from assisted_snapshots.chain.lock import opened_by_qemu
+from assisted_snapshots.chain.lock import Use
+from assisted_snapshots.chain.lock import uses
 from assisted_snapshots.chain.lock import VolumeLock
 from assisted_snapshots.chain.names import VolumeFiles
 
@@ -111,6 +113,9 @@ def test_what_a_qemu_has_open(tmp_path: Path) -> None:
         while '1 MiB' not in process.stdout.readline():
             continue
         assert opened_by_qemu(image)
+        assert uses(image) & Use.WRITE
+        assert not uses(image) & Use.FILL
         process.stdin.close()
         process.wait()
     assert not opened_by_qemu(image)
+    assert uses(image) == Use(0)

@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
 import shutil
-import struct
 import threading
 
 import pytest
@@ -400,87 +398,6 @@ class TestRepair:
         before = snapshot(disk)
         assert disk.operations().recover() == []
         assert snapshot(disk) == before
-
-
-class TestOrphan:
-    """An overlay that was made, but never became a snapshot's."""
-
-    @pytest.fixture
-    def orphan(self, disk: Disk) -> Path:
-        return self.lay(disk, 'volume-1.s4', 'volume-1.s3')
-
-    @staticmethod
-    def lay(disk: Disk, name: str, below: str) -> Path:
-        tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', below, '-F',
-             'qcow2', name, cwd=disk.files.folder)
-        return disk.files.folder / name
-
-    def test_removed_on_proof(self, disk: Disk, orphan: Path) -> None:
-        with pytest.raises(errors.Disagreement):
-            disk.operations().state()
-        assert disk.operations().remove_orphan('s4')
-        assert not disk.operations().remove_orphan('s4')
-        disk.verify()
-
-    @pytest.mark.parametrize('below', ['volume-1.s1', 'volume-1.s3'])
-    def test_what_is_below_it_too_is_no_loss(self, disk: Disk,
-                                             below: str) -> None:
-        orphan = self.lay(disk, 'volume-1.s4', below)
-        shown = disk.content(below)[4 * KIB]
-        tool('qemu-io', '-f', 'qcow2', '-c', f'write -P {shown} 4k 4k',
-             orphan.name, cwd=disk.files.folder)
-        assert disk.content(orphan.name) == disk.content(below)
-        assert disk.operations().remove_orphan('s4')
-        disk.verify()
-
-    def test_data_of_its_own_are_kept(self, disk: Disk,
-                                      orphan: Path) -> None:
-        tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 99 0 512',
-             orphan.name, cwd=disk.files.folder)
-        before = snapshot(disk)
-        with pytest.raises(errors.Disagreement, match='nowhere else'):
-            disk.operations().remove_orphan('s4')
-        assert snapshot(disk) == before
-
-    def test_what_something_lies_on_is_kept(self, disk: Disk,
-                                            orphan: Path) -> None:
-        self.lay(disk, 'volume-1.s5', orphan.name)
-        before = snapshot(disk)
-        with pytest.raises(errors.Disagreement, match='s5 lies on'):
-            disk.operations().remove_orphan('s4')
-        assert snapshot(disk) == before
-
-    def test_what_cannot_be_read_is_kept(self, disk: Disk,
-                                         orphan: Path) -> None:
-        orphan.write_bytes(b'what is this?')
-        with pytest.raises(errors.Disagreement, match='cannot be read'):
-            disk.operations().remove_orphan('s4')
-        orphan.write_bytes(b'')
-        assert disk.operations().remove_orphan('s4')
-        disk.verify()
-
-    def test_what_somebody_has_open_is_kept(self, disk: Disk,
-                                            orphan: Path) -> None:
-        with orphan.open('rb') as held:
-            fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack(
-                'hhqqi4x', fcntl.F_RDLCK, 0, 100, 1, 0))
-            with pytest.raises(errors.VolumeInUse):
-                disk.operations().remove_orphan('s4')
-        assert orphan.exists()
-
-    @pytest.mark.parametrize('name', ['s1', 's3'])
-    def test_no_layer_of_the_chain(self, disk: Disk, name: str) -> None:
-        with pytest.raises(errors.SnapshotExists):
-            disk.operations().remove_orphan(name)
-        disk.verify()
-
-    def test_no_layer_under_another_name(self, disk: Disk) -> None:
-        disk.write((0, 10 * CLUSTER, 7))
-        disk.operations().delete('s3')
-        del disk.snapshots['s3']
-        with pytest.raises(errors.SnapshotExists):
-            disk.operations().remove_orphan('s3')
-        disk.verify()
 
 
 class TestCheck:
