@@ -86,6 +86,18 @@ def test_create_tells_what_the_snapshot_is_worth(
         'quiesce': 'try', 'report': False}})]
 
 
+@pytest.mark.parametrize('report', [False, True])
+def test_jobs_are_reported_where_somebody_listens(
+        peer: Peers, hasty: AgentClient, report: bool) -> None:
+    done = job(1, 'done')
+    one = peer(merge=Script(done), create_snapshot=Script(done))
+    guest = AgentGuest(hasty, report=report)
+    guest.merge(*MERGE)
+    guest.create('v1', 's1', 'f', 'off')
+    assert [args['request']['report'] for _, args in one.calls] == [report,
+                                                                    report]
+
+
 def test_silent_submission_is_repeated(peer: Peers,
                                        hasty: AgentClient) -> None:
     there = peer(merge=Script(SILENCE, job(1, 'accepted')),
