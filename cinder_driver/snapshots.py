@@ -28,7 +28,7 @@ from assisted_snapshots.cinder_driver.native import native
 
 LOG = logging.getLogger(__name__)
 
-#: Key of a snapshot's metadata that says why it could not be deleted.
+#: Key of a snapshot's metadata that says why it failed.
 REASON = 'assisted_snapshots:reason'
 
 #: What the names of snapshots that Cinder takes for itself begin with.
@@ -41,16 +41,24 @@ _REVERT = ('available', 'reverting')
 
 
 def create(backend: Backend, snapshot: objects.Snapshot) -> None:
-    """Take a snapshot, of a volume that a guest has or not."""
+    """Take a snapshot; what stands in the way becomes its metadata."""
     check_enabled(backend)
-    with backend.locked(snapshot.volume_id), failures.translated():
-        row = fresh_row(backend, snapshot)
-        volume = backend.fresh_by_id(row.volume_id)
-        downloading = (row.display_name or '').startswith(TEMPORARY)
-        check_state(volume, 'taking a snapshot',
-                    (*CREATE, 'downloading') if downloading else CREATE)
-        create_locked(backend, volume, row)
-        _update(snapshot, volume)
+    try:
+        with backend.locked(snapshot.volume_id), failures.translated():
+            _create(backend, snapshot)
+    except exception.CinderException as exc:
+        _remember(backend, snapshot, str(exc))
+        raise
+
+
+def _create(backend: Backend, snapshot: objects.Snapshot) -> None:
+    row = fresh_row(backend, snapshot)
+    volume = backend.fresh_by_id(row.volume_id)
+    downloading = (row.display_name or '').startswith(TEMPORARY)
+    check_state(volume, 'taking a snapshot',
+                (*CREATE, 'downloading') if downloading else CREATE)
+    create_locked(backend, volume, row)
+    _update(snapshot, volume)
 
 
 def create_locked(backend: Backend, volume: objects.Volume,
@@ -174,7 +182,7 @@ def _update(snapshot: objects.Snapshot, volume: objects.Volume) -> None:
 
 def _remember(backend: Backend, snapshot: objects.Snapshot,
               reason: str) -> None:
-    """Write down for the user why a snapshot is still there."""
+    """Write down for the user why it could not be made or deleted."""
     try:
         row = fresh_row(backend, snapshot)
     except exception.SnapshotNotFound:
