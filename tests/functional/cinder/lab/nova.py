@@ -86,7 +86,7 @@ class Behaviour:
     """
 
     refuse: int = 0
-    before: Callable[..., None] = _nothing
+    before: Callable[..., object] = _nothing
     work: bool = True
     word: str | None = None
     bandwidth: int = 0
