@@ -34,6 +34,7 @@ from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import Peers
@@ -119,6 +120,7 @@ class Recovery:
         :returns: True if something is left, which will be tried again.
         """
         try:
+            self._backend.driver.views.sweep()
             unfinished = wait(self.begin(), timeout=seconds).not_done
             for sentence in self._peers.clean():
                 LOG.info('Recovery: %s', sentence)
@@ -218,6 +220,8 @@ class Recovery:
         try:
             volume = self._backend.fresh(objects.Volume(id=volume_id))
             operation, done = self._chain(volume)
+            if volume.provider_location:
+                done += temporary.sweep(self._backend, volume)
             told, left = self._settling.settle(volume, operation)
             return done + told, left
         finally:
@@ -226,13 +230,15 @@ class Recovery:
     def _chain(self, volume: Any) -> tuple[Operation | None, list[str]]:
         """Finish or undo the operation in flight; returns it, too."""
         backend = self._backend
-        if not (volume.provider_location and backend.unsettled(volume)):
+        if not volume.provider_location:
             return None, []
         operation = native(_operation, backend.files(volume))
-        ops = backend.operations(volume,
-                                 guest=guests.side_for(backend, volume))
+        side = guests.side_for(backend, volume) if operation else None
+        ops = backend.operations(volume, guest=side)
         told = native(ops.recover)
-        if operation and operation.kind == 'revert':
+        if operation is None:
+            return None, told
+        if operation.kind == 'revert':
             native(ops.revert, operation.subject)
             told.append(f'revert to {operation.subject} once more')
         state = native(ops.state)

@@ -25,6 +25,7 @@ from assisted_snapshots.chain.qcow2 import mapped
 from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import attachments
+from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import free
@@ -81,8 +82,9 @@ class Settling:
         snapshots = [snapshot for snapshot
                      in objects.SnapshotList.get_all_for_volume(
                          self._backend.context(), volume.id)
-                     if snapshot.status in _SNAPSHOTS
-                     or ended and snapshot.id == ended.subject]
+                     if not temporary.is_temporary(snapshot)
+                     and (snapshot.status in _SNAPSHOTS
+                          or ended and snapshot.id == ended.subject)]
         if not (snapshots or volume.status in _VOLUMES) \
                 or not volume.provider_location:
             return [], False
