@@ -13,8 +13,11 @@ from typing import Any
 
 from cinder import objects
 
+from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.cinder_driver import volumes
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
 from assisted_snapshots.cinder_driver.native import native
@@ -31,11 +34,21 @@ def initialize(backend: Backend, volume: objects.Volume,
         if views.is_own(fresh, connector):
             return views.open(fresh, connector)  # type: ignore[no-any-return]
         views.settle(fresh)
-        operations = backend.settled(fresh)
-        state = native(operations.state)
+        state = native(_operations(backend, fresh).state)
         check_size(fresh, state)
         backend.note(fresh, state)
         return wire(backend, fresh, state)
+
+
+def _operations(backend: Backend, volume: objects.Volume) -> Operations:
+    """Return what can be done to a volume that is being connected.
+
+    What a crash has cut short ends first.  The new attachment is not there
+    yet; any other guest has to be asked.
+    """
+    if volumes.is_attached(volume):
+        return guests.settled(backend, volume, at_rest=True)
+    return backend.settled(volume, guest=guests.Detached(volume))
 
 
 def check_size(volume: objects.Volume, state: VolumeState) -> None:

@@ -38,6 +38,7 @@ from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import metadata
 from assisted_snapshots.cinder_driver import shares
 from assisted_snapshots.cinder_driver.backend import Backend
@@ -95,7 +96,7 @@ def unmanage(backend: Backend, volume: objects.Volume) -> None:
         return
     with backend.locked(volume.id), failures.translated():
         fresh = backend.fresh(volume)
-        operations = backend.settled(fresh)
+        operations = guests.settled(backend, fresh)
         state = native(operations.state)
         if state.snapshots:
             raise failures.SnapshotsLeft(volume=volume.id,

@@ -72,8 +72,9 @@ def clone(backend: Backend, volume: objects.Volume,
     with backend.locked(source.id, volume.id), failures.translated():
         fresh = backend.fresh(source)
         snapshots.check_state(fresh, 'cloning', _CLONE)
-        if not is_attached(fresh):
+        if guests.attachment_of(backend, fresh) is None:
             return _copy(backend, fresh, None, volume)
+        snapshots.check_enabled(backend)
         with temporary.snapshot_for(backend, fresh, volume) as snapshot:
             return _copy(backend, backend.fresh(fresh), snapshot.id, volume)
 
@@ -119,7 +120,7 @@ def extend(backend: Backend, volume: objects.Volume, size_gb: int) -> None:
         fresh = backend.fresh(volume)
         if is_attached(fresh):
             raise failures.Attached(volume=volume.id)
-        operations = backend.settled(fresh)
+        operations = guests.settled(backend, fresh)
         backend.driver.check_room(fresh, (size_gb - fresh.size) * units.Gi)
         native(operations.extend, size_gb * units.Gi)
         snapshots.in_step(backend, fresh, operations)
