@@ -26,6 +26,7 @@ from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import temporary
+from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import free
@@ -44,7 +45,7 @@ _CREATION = (_Status.CREATING, _Status.AVAILABLE, _Status.ERROR)
 _DELETION = (_Status.DELETING, _Status.ERROR_DELETING, _Status.AVAILABLE)
 
 # Seconds until the manager is asked again.
-_AGAIN = 60.0
+_AGAIN = 10.0
 
 _GIB = 1 << 30
 
@@ -65,6 +66,11 @@ class Settling:
                  for snapshot in objects.SnapshotList.get_all(
                      context, {'status': status})
                  if self._peers.owns(snapshot.volume)}
+        found |= {snapshot.volume_id for snapshot
+                  in objects.SnapshotList.get_all(context,
+                                                  {'use_quota': False})
+                  if temporary.is_temporary(snapshot)
+                  and self._peers.owns(snapshot.volume)}
         for status in _VOLUMES:
             found |= {volume.id for volume in objects.VolumeList.get_all(
                 context, filters={'status': status})
@@ -92,7 +98,6 @@ class Settling:
         self._backend.note(volume, state)
         attachments.point(self._backend, volume, state)
         told: list[str] = []
-        left = False
         for outcome in self._outcomes(volume, state, snapshots, ended):
             left = left or outcome is None
             told += [outcome] if outcome else []
