@@ -69,10 +69,13 @@ class Machine(RuleBasedStateMachine):
                      {name: bytes(self.disk.now)}))
 
     @precondition(lambda self: self.disk.snapshots)
-    @rule(name=snapshots, cut=cuts)
-    def delete(self, name: str, cut: int) -> None:
+    @rule(name=snapshots, cut=cuts, keep=st.booleans())
+    def delete(self, name: str, cut: int, keep: bool) -> None:
+        active = self.disk.operations().state().chain.active.name
         self.run(cut, lambda ops: ops.delete(name),
-                 lambda: self.disk.snapshots.pop(name))
+                 lambda: self.disk.snapshots.pop(name), keep)
+        if keep:
+            assert self.disk.operations().state().chain.active.name == active
 
     @precondition(lambda self: self.disk.snapshots)
     @rule(cut=cuts)
@@ -101,14 +104,21 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.disk.snapshots)
     @rule(name=snapshots, form=st.sampled_from(list(Format)))
     def clone(self, name: str, form: Format) -> None:
+        self.copy(name, form, self.disk.snapshots[name])
+
+    @rule(form=st.sampled_from(list(Format)))
+    def clone_of_now(self, form: Format) -> None:
+        self.copy(None, form, bytes(self.disk.now))
+
+    def copy(self, name: str | None, form: Format, wanted: bytes) -> None:
         target = self.folder / 'clone'
         self.disk.operations().clone(name, target, form)
         copy = Disk(self.folder, self.disk.kind, name='clone')
-        assert copy.content('clone', form) == self.disk.snapshots[name]
+        assert copy.content('clone', form) == wanted
         target.unlink()
 
     def run(self, cut: int, act: Callable[[Operations], object],
-            expect: Callable[[], object]) -> None:
+            expect: Callable[[], object], keep: bool = False) -> None:
         """Run an operation, maybe cut short, recovered and repeated."""
         left = cut
 
@@ -119,12 +129,12 @@ class Machine(RuleBasedStateMachine):
                 raise Died
 
         try:
-            act(self.disk.operations(observer=observer))
+            act(self.disk.operations(observer=observer, keep_active=keep))
         except Died:
             self.disk.operations().recover()
             if not self.happened(expect):
                 self.disk.verify()
-                act(self.disk.operations())
+                act(self.disk.operations(keep_active=keep))
         expect()
         state = self.disk.operations().state()
         assert state.snapshots.keys() == self.disk.snapshots.keys()
