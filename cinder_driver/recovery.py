@@ -35,7 +35,6 @@ from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import temporary
-from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import Peers
@@ -223,7 +222,6 @@ class Recovery:
             operation, done = self._chain(volume)
             if volume.provider_location:
                 done += temporary.sweep(self._backend, volume)
-            done += temporary.sweep(self._backend, volume)
             told, left = self._settling.settle(volume, operation)
             return done + told, left
         finally:

@@ -26,7 +26,6 @@ from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import temporary
-from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import free
@@ -85,15 +84,16 @@ class Settling:
         :returns: a sentence for each row changed, and whether something
             is left to be looked at again.
         """
-        snapshots = [snapshot for snapshot
-                     in objects.SnapshotList.get_all_for_volume(
-                         self._backend.context(), volume.id)
+        found = objects.SnapshotList.get_all_for_volume(
+            self._backend.context(), volume.id)
+        left = any(temporary.is_temporary(snapshot) for snapshot in found)
+        snapshots = [snapshot for snapshot in found
                      if not temporary.is_temporary(snapshot)
                      and (snapshot.status in _SNAPSHOTS
                           or ended and snapshot.id == ended.subject)]
         if not (snapshots or volume.status in _VOLUMES) \
                 or not volume.provider_location:
-            return [], False
+            return [], left
         state = native(self._backend.operations(volume).state)
         self._backend.note(volume, state)
         attachments.point(self._backend, volume, state)
