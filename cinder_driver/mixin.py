@@ -137,7 +137,8 @@ class AssistedSnapshots(DataPath, Capacity):
                                original_volume_status)
 
     def initialize_connection(self, volume: objects.Volume,
-                              connector: Update) -> Update:
+                              connector: Update,
+                              initiator_data: Any = None) -> Update:
         """Return what a host needs to attach a volume."""
         return connections.initialize(self.backend, volume, connector)
 
