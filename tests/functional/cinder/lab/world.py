@@ -127,7 +127,7 @@ class World:
         found.init_host(service_id=service.id)
         assert found.driver.initialized
         for queue, server in ((topic, host),
-                              (f'{topic}.{host}', host.split('@')[0])):
+                              (f'{topic}.{host}', host.partition('@')[0])):
             self._servers.append(rpc.get_server(
                 messaging.Target(topic=queue, server=server), [found],
                 objects_base.CinderObjectSerializer()))
