@@ -21,13 +21,17 @@ import errno
 import json
 import os
 from pathlib import Path
-import select
 import shutil
 import signal
 import subprocess
 
+from eventlet import patcher
+
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.value import Format
+
+# The real one, whatever is patched: this runs in a real thread.
+_select = patcher.original('select')
 
 _PROGRAM = 'qemu-storage-daemon'
 _FUSE = Path('/dev/fuse')
@@ -165,7 +169,9 @@ def _end(fd: int) -> None:
                              (signal.SIGKILL, _GRACE)):
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(fd, number)
-        if select.select([fd], [], [], patience)[0]:
+        ended = _select.poll()
+        ended.register(fd, _select.POLLIN)
+        if ended.poll(patience * 1000):
             return
 
 
