@@ -90,6 +90,11 @@ class Stage:
             audit.snapshot_holds(self.files, snapshot, self.writer.pattern,
                                  bounds)
 
+    def go_on(self, last: int) -> None:
+        """Write on in a guest that was booted anew."""
+        self.writer = self.server.writer(self.id, BLOCKS, DELAY)
+        self.writer.start(last)
+
     def volume_from(self, snapshot: str) -> None:
         """Make a volume from a snapshot, prove it and delete it."""
         made = self.project.volume(snapshot_id=snapshot)
@@ -152,13 +157,33 @@ def test_reboots_end_on_the_right_layer(stage: Stage) -> None:
         second = stage.take()
         last = stage.writer.stop().acknowledged
         again()
-        stage.writer = stage.server.writer(stage.id, BLOCKS, DELAY)
-        stage.writer.start(last)
+        stage.go_on(last)
         stage.settled()
         stage.delete(second)
     stage.delete(first)
     last = stage.writer.stop().acknowledged
     stage.server.reboot()
-    stage.writer = stage.server.writer(stage.id, BLOCKS, DELAY)
-    stage.writer.start(last)
+    stage.go_on(last)
     stage.settled()
+
+
+@pytest.mark.logs('shut off', 'stopped')
+def test_a_server_that_is_shut_off(stage: Stage) -> None:
+    """Its snapshots can be deleted; none can be taken, as Nova would start
+    it on the layer below.
+    """
+    kept, going = stage.take(), stage.take()
+    last = stage.writer.stop().acknowledged
+    stage.server.stop()
+    refused = stage.project.request_snapshot(stage.id)
+    snapshot = stage.project.snapshot_becomes(refused, 'error')
+    assert 'start' in snapshot['metadata']['assisted_snapshots:reason']
+    stage.project.delete_snapshot(refused)
+    stage.at_rest()
+    stage.project.delete_snapshot(going)
+    del stage.snapshots[going]
+    stage.at_rest()
+    stage.server.start()
+    stage.go_on(last)
+    stage.settled()
+    stage.delete(kept)

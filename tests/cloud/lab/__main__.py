@@ -20,6 +20,7 @@ import time
 from tests.cloud.lab import process
 from tests.cloud.lab.api import Api
 from tests.cloud.lab.cloud import Cloud
+from tests.cloud.lab.project import Project
 from tests.cloud.lab.settings import FOLDER
 from tests.cloud.lab.settings import Settings
 from tests.cloud.lab.settings import VENV
@@ -94,6 +95,8 @@ def keep(folder: Path) -> int:
     cloud = Cloud(Settings.fresh(folder), print)
     try:
         cloud.up()
+        project = Project(cloud.api)
+        print(f'image {project.image()}, flavor {project.flavor()}')
         beside(folder, 'ready').touch()
         while True:
             signal.pause()

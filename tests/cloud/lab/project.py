@@ -96,8 +96,8 @@ class Project:
     def server(self, name: str, host: str) -> str:
         """Boot a server on a host; its id."""
         made = self.api.compute.post('/servers', {'server': {
-            'name': name, 'imageRef': self._image(),
-            'flavorRef': self._flavor(), 'networks': 'none',
+            'name': name, 'imageRef': self.image(),
+            'flavorRef': self.flavor(), 'networks': 'none',
             'availability_zone': f'nova:{host}'}})['server']['id']
         self.server_becomes(made, 'ACTIVE')
         return str(made)
@@ -130,7 +130,7 @@ class Project:
             f'/servers/{server}/os-volume_attachments/{volume}')
         self.volume_becomes(volume, 'available')
 
-    def _image(self) -> str:
+    def image(self) -> str:
         """The laboratory's guest, uploaded once."""
         known = self._named(self.api.image, '/v2/images', 'images')
         if 'guest' in known:
@@ -147,6 +147,16 @@ class Project:
             else guest_image.TCG_CMDLINE,
             hw_disk_bus='virtio', hw_qemu_guest_agent='yes')
 
+    def flavor(self) -> str:
+        """A flavor that is large enough for the guest, made once."""
+        known = self._named(self.api.compute, '/flavors', 'flavors')
+        if 'tiny' not in known:
+            made = self.api.compute.post('/flavors', {'flavor': {
+                'name': 'tiny', 'ram': FLAVOR_MEMORY, 'vcpus': 1,
+                'disk': 0}})
+            return str(made['flavor']['id'])
+        return known['tiny']
+
     def _upload(self, name: str, kind: str, data: bytes,
                 **properties: str) -> str:
         image = str(self.api.image.post('/v2/images', {
@@ -155,15 +165,6 @@ class Project:
             **properties})['id'])
         self.api.image.upload(f'/v2/images/{image}/file', data)
         return image
-
-    def _flavor(self) -> str:
-        known = self._named(self.api.compute, '/flavors', 'flavors')
-        if 'tiny' not in known:
-            made = self.api.compute.post('/flavors', {'flavor': {
-                'name': 'tiny', 'ram': FLAVOR_MEMORY, 'vcpus': 1,
-                'disk': 0}})
-            return str(made['flavor']['id'])
-        return known['tiny']
 
     def _named(self, service: Service, path: str, kind: str
                ) -> dict[str, str]:
