@@ -25,6 +25,11 @@ import pytest
 from tests.faults import killer
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab import deployment
+from tests.functional.cinder.lab.inuse import boot
+from tests.functional.lab import audit
+from tests.functional.lab.agent import Agent
+from tests.functional.lab.rabbit import Rabbit
+from tests.functional.lab.stage import Stage
 
 if TYPE_CHECKING:
     from tests.functional.cinder.lab.world import World
@@ -153,6 +158,27 @@ def test_an_attached_volume_is_handed_out_as_qcow2(cinder: World) -> None:
     attachment = cinder.attach(volume)
     assert attachment.connection_info['format'] == 'qcow2'
     assert attachment.connection_info['encrypted'] is True
+
+
+def test_in_a_guest_that_writes(cinder: World, stage: Stage, agent: Agent,
+                                rabbit: Rabbit) -> None:
+    driver = cinder.make_driver(assisted_agent='always',
+                                assisted_agent_transport_url=rabbit.url)
+    [one] = boot(cinder, stage, driver, agent.host,
+                 cinder.volume(encrypted=True, driver=driver))
+    oldest, middle, newest = (one.take() for _ in range(3))
+    one.check()
+    copy = cinder.from_snapshot(middle, 2, driver=driver)
+    clone = cinder.clone(one.volume, driver=driver)
+    for snapshot in (newest, oldest, middle):
+        one.delete(snapshot)
+        one.check()
+        one.snapshots_hold()
+    for made, bounds in ((copy, one.taken[middle.id]), (clone, None)):
+        disk = cinder.disk(made)
+        audit.settled(disk)
+        audit.active_holds(disk, one.writer.pattern, bounds)
+    one.prove()
 
 
 class TestFromUpstream:
