@@ -208,7 +208,9 @@ def _pid_file(mount: Path) -> Path:
 
 def _mounted(mount: Path) -> bool:
     """Tell whether the path is a mount point, even one that is dead."""
-    wanted = str(mount).encode('unicode_escape')
+    wanted = os.fsencode(mount)
+    for special in (b'\\', b' ', b'\t', b'\n'):  # as the kernel writes them
+        wanted = wanted.replace(special, b'\\%03o' % ord(special))
     with open('/proc/self/mountinfo', 'rb') as file:
         return any(line.split()[4] == wanted for line in file)
 
