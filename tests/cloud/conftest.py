@@ -18,6 +18,7 @@ import libvirt
 import pytest
 
 from tests.cloud.lab import logs
+from tests.cloud.lab import process
 from tests.cloud.lab.api import Api
 from tests.cloud.lab.cloud import Cloud
 from tests.cloud.lab.project import Project
@@ -50,6 +51,9 @@ def settings() -> Iterator[Settings]:
     cloud.up()
     yield cloud.settings
     cloud.down()
+    left = [path.name for path in FOLDER.iterdir()]
+    assert left == ['log'], 'the cloud left more than its logs'
+    assert not process.marked(FOLDER), 'the cloud left processes'
 
 
 @pytest.fixture(scope='session')

@@ -25,7 +25,7 @@ from tests.functional.lab.content import Bounds
 from tests.functional.lab.guest import Moment
 from tests.functional.lab.guest import Writer
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 BLOCKS = 4096
 DELAY = 0.002

@@ -104,6 +104,7 @@ def keep(folder: Path) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         beside(folder, 'ready').unlink(missing_ok=True)
         cloud.down()
+        beside(folder, 'pid').unlink()
 
 
 def keeper(folder: Path) -> int | None:
