@@ -98,6 +98,8 @@ def _delete(backend: Backend, snapshot: objects.Snapshot) -> None:
 def delete_locked(backend: Backend, volume: objects.Volume,
                   snapshot: objects.Snapshot) -> None:
     """Delete a snapshot of a volume that is fresh, locked and in order."""
+    if native(_is_unknown, backend.files(volume), snapshot.id):
+        return  # its creation failed; what else is unfinished may wait
     backend.driver.views.drop_snapshot(snapshot)
     operations = guests.settled(backend, volume, snapshot=snapshot)
     if native(_is_orphaned, backend.files(volume), snapshot.id):
@@ -151,6 +153,19 @@ def check_state(volume: objects.Volume, action: str,
                                   action=action, wanted=', '.join(wanted))
 
 
+def _is_unknown(files: VolumeFiles, snapshot_id: str) -> bool:
+    """Tell a snapshot that a volume in mid-operation has nothing of."""
+    store = Store(files)
+    try:
+        journal, info = store.read_journal(), store.read_info() or {}
+    except errors.ChainError:
+        return False
+    return (journal is not None and journal.operation is not None
+            and journal.operation.subject != snapshot_id
+            and snapshot_id not in {**journal.snapshots, **info}
+            and not files.path(files.overlay(snapshot_id)).exists())
+
+
 def _is_orphaned(files: VolumeFiles, snapshot_id: str) -> bool:
     """Tell whether a snapshot has an overlay, but .info does not know it."""
     info = Store(files).read_info() or {}
@@ -165,7 +180,9 @@ def fresh_row(backend: Backend,
 
     :raises SnapshotNotFound: another request has deleted it meanwhile.
     """
-    row = objects.Snapshot.get_by_id(backend.context(), snapshot.id)
+    # It keeps the user's token and catalogue, which Nova may be asked with.
+    row = objects.Snapshot.get_by_id(snapshot.obj_context.elevated(),
+                                     snapshot.id)
     if row.status == fields.SnapshotStatus.DELETED:
         raise exception.SnapshotNotFound(snapshot_id=snapshot.id)
     return row

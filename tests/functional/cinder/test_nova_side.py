@@ -266,6 +266,7 @@ def test_paused_and_shut_off(one: InUse, nova: Nova) -> None:
         one.check()
         one.snapshots_hold()
     assert len(nova.requests) == asked
+    one.guest.define()  # as Nova does, from the connection info
     one.guest.start()
     one.check()
     one.prove()
