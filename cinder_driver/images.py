@@ -23,13 +23,11 @@ import socket
 from typing import Any
 
 from cinder import context as cinder_context
-from cinder import exception
 from cinder import objects
 from cinder.image import accelerator
 from cinder.image import image_utils
 from cinder.volume import volume_utils
 from oslo_config import cfg
-from oslo_log import log as logging
 
 from assisted_snapshots.chain.lock import denied_to_qemu
 from assisted_snapshots.chain.lock import opened_by_qemu
@@ -40,15 +38,13 @@ from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import failures
-from assisted_snapshots.cinder_driver import snapshots
+from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.staged import ImageTool
 from assisted_snapshots.cinder_driver.staged import shown
 from assisted_snapshots.cinder_driver.views import Views
-
-LOG = logging.getLogger(__name__)
 
 _RAW = 'raw'
 
@@ -113,7 +109,7 @@ class Upload:
             with self._shown(volume) as path:
                 yield path
             return
-        with self._snapshot(volume) as snapshot:
+        with temporary.snapshot_of_upload(self._backend, volume) as snapshot:
             with self._shown(volume, snapshot) as path:
                 yield path
 
@@ -137,49 +133,6 @@ class Upload:
                     views.close(volume, connector)
                 else:
                     views.close_snapshot(snapshot, connector)
-
-    @contextmanager
-    def _snapshot(self, volume: objects.Volume) -> Iterator[objects.Snapshot]:
-        """Yield a snapshot of a volume in use, taken for this only."""
-        backend = self._backend
-        snapshot = objects.Snapshot(backend.context(), **{
-            'volume_id': volume.id, 'user_id': volume.user_id,
-            'project_id': volume.project_id, 'status': 'creating',
-            'progress': '0%', 'volume_size': volume.size,
-            'display_name': f'upload-snap-{volume.id}',
-            'volume_type_id': volume.volume_type_id,
-            'encryption_key_id': volume.encryption_key_id,
-            'use_quota': False, 'metadata': {}})
-        snapshot.create()
-        try:
-            with backend.locked(volume.id), failures.translated():
-                snapshots.create_locked(backend, backend.fresh(volume),
-                                        snapshot)
-            snapshot.status = 'available'
-            snapshot.save()
-            yield snapshot
-        finally:
-            self._forget(volume, snapshot)
-
-    def _forget(self, volume: objects.Volume,
-                snapshot: objects.Snapshot) -> None:
-        """Delete the snapshot of an upload.
-
-        If that cannot be now, the user has it in the list of snapshots.
-        """
-        backend = self._backend
-        snapshot.status = 'deleting'
-        snapshot.save()
-        try:
-            with backend.locked(volume.id), failures.translated_delete():
-                snapshots.delete_locked(backend, backend.fresh(volume),
-                                        snapshot)
-        except exception.CinderException as exc:
-            LOG.error('Snapshot %s of an upload stays: %s', snapshot.id, exc)
-            snapshot.status = 'error_deleting'
-            snapshot.save()
-            return
-        snapshot.destroy()
 
 
 class Download:

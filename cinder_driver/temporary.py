@@ -6,6 +6,7 @@ counts for no quota.  The source's lock is held from before its row is made
 until after it has gone.  So whoever holds that lock and finds such a row
 may remove it: its maker is dead, or could not, and :func:`sweep` does what
 is left.  Killed anywhere, that is the repair; the copy is the manager's.
+For an upload the volume's status stands in for the lock.
 
 This module must never remove a snapshot that a user has taken.
 """
@@ -27,6 +28,9 @@ LOG = logging.getLogger(__name__)
 
 _Status = fields.SnapshotStatus
 
+# Of a volume that Cinder says is uploading.
+_UPLOAD = f'{snapshots.TEMPORARY}upload-'
+
 
 @contextmanager
 def snapshot_for(backend: Backend, source: objects.Volume,
@@ -36,21 +40,48 @@ def snapshot_for(backend: Backend, source: objects.Volume,
     :param source: fresh, and locked.
     :param volume: what is made of it.
     """
-    row = objects.Snapshot(
-        backend.context(), volume_id=source.id, status=_Status.CREATING,
-        progress='0%', volume_size=source.size, use_quota=False,
-        user_id=volume.user_id, project_id=volume.project_id,
-        display_name=f'{snapshots.TEMPORARY}{volume.id}',
-        volume_type_id=source.volume_type_id,
-        encryption_key_id=source.encryption_key_id)
-    row.create()
-    # Nova has to be asked with the user's own catalogue.
-    row._context = volume.obj_context
+    row = _row(backend, source, volume, f'{snapshots.TEMPORARY}{volume.id}')
     try:
         snapshots.create_locked(backend, source, row)
         yield row
     finally:
         _remove(backend, source, row)
+
+
+@contextmanager
+def snapshot_of_upload(backend: Backend, volume: objects.Volume,
+                       ) -> Iterator[objects.Snapshot]:
+    """Take a snapshot of a volume in use to upload it.
+
+    An upload takes long, so the lock is held only at both ends: while the
+    volume is ``uploading``, the snapshot belongs to who took it.
+
+    :param volume: as it was given, and not locked.
+    """
+    row = _row(backend, volume, volume, f'{_UPLOAD}{volume.id}')
+    try:
+        with backend.locked(volume.id), failures.translated():
+            snapshots.create_locked(backend, backend.fresh(volume), row)
+        row.status = _Status.AVAILABLE
+        row.save()
+        yield row
+    finally:
+        with backend.locked(volume.id):
+            _remove(backend, volume, row)
+
+
+def _row(backend: Backend, source: objects.Volume, volume: objects.Volume,
+         name: str) -> objects.Snapshot:
+    row = objects.Snapshot(
+        backend.context(), volume_id=source.id, status=_Status.CREATING,
+        progress='0%', volume_size=source.size, use_quota=False,
+        user_id=volume.user_id, project_id=volume.project_id,
+        display_name=name, volume_type_id=source.volume_type_id,
+        encryption_key_id=source.encryption_key_id)
+    row.create()
+    # Nova has to be asked with the user's own catalogue.
+    row._context = volume.obj_context
+    return row
 
 
 def sweep(backend: Backend, source: objects.Volume) -> list[str]:
@@ -62,13 +93,20 @@ def sweep(backend: Backend, source: objects.Volume) -> list[str]:
     return [f'temporary snapshot {row.id} is removed'
             for row in objects.SnapshotList.get_all_for_volume(
                 backend.context(), source.id)
-            if is_temporary(row) and _remove(backend, source, row)]
+            if is_temporary(row) and not _uploads(source, row)
+            and _remove(backend, source, row)]
 
 
 def is_temporary(snapshot: objects.Snapshot) -> bool:
     """Tell one of ours: no user's snapshot is kept out of the quota."""
     name = snapshot.display_name or ''
     return name.startswith(snapshots.TEMPORARY) and not snapshot.use_quota
+
+
+def _uploads(source: objects.Volume, row: objects.Snapshot) -> bool:
+    """Tell whether an upload still needs a snapshot."""
+    return (source.status == 'uploading'
+            and str(row.display_name).startswith(_UPLOAD))
 
 
 def _remove(backend: Backend, source: objects.Volume,
