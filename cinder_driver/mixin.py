@@ -29,13 +29,14 @@ from assisted_snapshots.cinder_driver import volumes
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.capacity import Capacity
 from assisted_snapshots.cinder_driver.data_path import DataPath
+from assisted_snapshots.cinder_driver.group_life import GroupLife
 from assisted_snapshots.cinder_driver.recovery import Recovery
 from assisted_snapshots.cinder_driver.views import Views
 
 Update = dict[str, Any]
 
 
-class AssistedSnapshots(DataPath, Capacity):
+class AssistedSnapshots(DataPath, GroupLife, Capacity):
     """Everything that touches a chain.
 
     The driver beside it provides ``driver_prefix``, ``shares``,
