@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import contextlib
+import subprocess
+import sys
 from typing import Any
 import uuid
 
@@ -12,6 +14,7 @@ from cinder import exception
 from cinder import objects
 from cinder.db import api as db
 from cinder.volume import group_types
+from oslo_config import cfg
 import pytest
 
 from assisted_snapshots.cinder_driver import guests
@@ -171,6 +174,8 @@ def test_aborted_job(scene: Callable[..., list[InUse]], agent: Agent
     with pytest.raises(exception.SnapshotIsBusy, match='aborted'):
         failed.result(60)
     assert 'aborted' in one.reason(first)
+    cfg.CONF.set_override('assisted_bandwidth', 0,
+                          one.driver.configuration.config_group)
     # Part of it is in the layer below: nobody may read it as the snapshot.
     row = one.world.row()
     with pytest.raises(exception.CinderException):
@@ -261,4 +266,24 @@ def test_refused_before_anything_is_made(one: InUse) -> None:
         row.destroy()
         assert sorted(one.disk.folder.iterdir()) == before
     extra.destroy()
+    one.prove()
+
+
+def test_under_eventlet(one: InUse, rabbit: Rabbit) -> None:
+    """The bus is the hub's, the chain's work is not."""
+    world = one.world
+    world.section('patched', assisted_agent='always',
+                  assisted_agent_transport_url=rabbit.url)
+    row = one.row()
+    with Moment(one.writer) as moment:
+        told = subprocess.run(
+            [sys.executable, '-m', 'tests.functional.cinder.ticking',
+             world.folder, row.id], capture_output=True, text=True,
+            check=False, timeout=180)
+    assert told.stdout.endswith('done\n'), told.stderr
+    row = world.fresh(row)
+    row.status = 'available'
+    row.save()
+    one.expected[row.id] = moment.bounds
+    one.check()
     one.prove()
