@@ -34,6 +34,7 @@ from assisted_snapshots.rpcapi.client import AgentClient
 from assisted_snapshots.rpcapi.guest import AgentGuest
 from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import SnapshotDisk
+from assisted_snapshots.rpcapi.reports import ReportClient
 
 LOG = logging.getLogger(__name__)
 
@@ -123,10 +124,11 @@ def client(backend: Backend, host: str) -> AgentClient:
 
 
 def answers(backend: Backend, host: str) -> bool:
-    """Tell whether there is an agent on a host.
+    """Tell whether there are an agent and Nova's hooks on a host.
 
-    One that was not there is not asked again at once: where no agents are
-    deployed, every operation would wait for the answer.
+    Without the hooks, Nova would start the guest on the layer that it had
+    before.  One that was not there is not asked again at once: where no
+    agents are deployed, every operation would wait for the answer.
     """
     url = backend.configuration.assisted_agent_transport_url
     return _BUS.knows(url, host)
@@ -254,8 +256,10 @@ class _Bus:
             return False
         try:
             home(AgentClient(self.way(url), host, _HELLO).ping)
+            home(ReportClient(self.way(url), host, timeout=_HELLO).ping)
         except errors.AgentError as exc:
-            LOG.info('No agent on %s: %s', host, exc)
+            LOG.info('No agent on %s, or nobody who writes its reports into '
+                     "Nova's records: %s", host, exc)
             self._silent[key] = time.monotonic()
             return False
         self._silent.pop(key, None)

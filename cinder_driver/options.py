@@ -16,9 +16,11 @@ from oslo_config import cfg
 driver_opts: list[cfg.Opt] = [
     cfg.StrOpt(
         'assisted_agent', default='auto',
-        choices=[('auto', "use the agent of the guest's host if it "
-                          "answers, else Nova's assisted-snapshot API"),
-                 ('always', 'refuse what the agent cannot be asked to do'),
+        choices=[('auto', "use the agent of the guest's host if it and "
+                          "the hooks of Nova there answer, else Nova's "
+                          'assisted-snapshot API'),
+                 ('always', 'use the agent only; Nova has the hooks, or '
+                            'guests are not started by Nova'),
                  ('never', "use Nova's assisted-snapshot API only")],
         help='Who works on the disks of running guests.'),
     cfg.StrOpt(

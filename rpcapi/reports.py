@@ -30,6 +30,10 @@ class ReportClient:
         """Deliver a report or raise an AgentError."""
         self._caller.call('report', {'job': job.to_wire()})
 
+    def ping(self) -> None:
+        """See that somebody takes reports, or raise an AgentError."""
+        self._caller.call('ping', version='1.1')
+
 
 class ReportEndpoint:
     """The receiving side, to be given to ``oslo_messaging.get_rpc_server``.
@@ -46,3 +50,6 @@ class ReportEndpoint:
     def report(self, _context: Mapping[str, object], job: object) -> None:
         """Take one report."""
         self._take(Job.from_wire(job))
+
+    def ping(self, _context: Mapping[str, object]) -> None:
+        """Say that reports are taken here."""

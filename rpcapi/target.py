@@ -14,7 +14,8 @@ import oslo_messaging as messaging
 TOPIC = 'assisted-snapshot'
 REPORT_TOPIC = 'assisted-snapshot-report'
 VERSION = '1.0'
-REPORT_VERSION = '1.0'
+# 1.1: ping
+REPORT_VERSION = '1.1'
 
 # Modules whose exceptions oslo.messaging may rebuild.
 EXMODS = ('assisted_snapshots.rpcapi.errors',)
@@ -27,4 +28,4 @@ def agent(host: str, topic: str = TOPIC) -> messaging.Target:
 
 def report(host: str, topic: str = REPORT_TOPIC) -> messaging.Target:
     """Return the target of the callback that takes a host's reports."""
-    return messaging.Target(topic=topic, server=host, version=REPORT_VERSION)
+    return messaging.Target(topic=topic, server=host, version='1.0')

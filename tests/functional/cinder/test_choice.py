@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is asked to work on a guest's disk, if the operator leaves it open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import oslo_messaging as messaging
+import pytest
+
+from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.cinder_driver.nova_side import NovaSide
+from assisted_snapshots.rpcapi import target
+from assisted_snapshots.rpcapi import transport
+from assisted_snapshots.rpcapi.reports import ReportEndpoint
+from tests.functional.cinder.lab.world import World
+from tests.functional.lab.agent import Agent
+from tests.functional.lab.rabbit import Rabbit
+
+
+@pytest.fixture
+def hooks(rabbit: Rabbit, agent: Agent) -> Iterator[None]:
+    """Somebody on the agent's host takes its reports."""
+    way = transport.make(url=rabbit.url)
+    server = messaging.get_rpc_server(
+        way, messaging.Target(topic=target.REPORT_TOPIC, server=agent.host),
+        [ReportEndpoint(lambda job: None)])
+    server.start()
+    yield
+    server.stop()
+    server.wait()
+    way.cleanup()
+
+
+def chosen(cinder: World, rabbit: Rabbit, host: str) -> type:
+    """The side of a volume that a guest of this host has."""
+    driver = cinder.make_driver(assisted_agent_transport_url=rabbit.url)
+    volume = cinder.volume(driver=driver)
+    cinder.attach(volume, host, driver=driver)
+    return type(guests.side_for(driver.backend, cinder.fresh(volume)))
+
+
+@pytest.mark.usefixtures('hooks')
+def test_agent_and_hooks(cinder: World, rabbit: Rabbit,
+                         agent: Agent) -> None:
+    """Both answer: the agent does it."""
+    assert chosen(cinder, rabbit, agent.host) is guests.AgentSide
+
+
+def test_agent_without_hooks(cinder: World, rabbit: Rabbit,
+                             make_agent: Callable[..., Agent]) -> None:
+    """Nova would start the guest on the wrong layer: it is asked itself."""
+    agent = make_agent('compute-8')
+    agent.start()
+    assert chosen(cinder, rabbit, agent.host) is NovaSide
+
+
+@pytest.mark.usefixtures('hooks')
+def test_another_host(cinder: World, rabbit: Rabbit) -> None:
+    """No agent there."""
+    assert chosen(cinder, rabbit, 'compute-9') is NovaSide
