@@ -104,13 +104,10 @@ def digest(seen: images.Disk, layer: str, flat: Path) -> str:
     return hashlib.sha256(flat.read_bytes()).hexdigest()
 
 
-def clone_digest(folder: str, name: str, form: str) -> str:
+def clone_digest(folder: str, name: str, kind: str) -> str:
     """What a clone holds, from its own files alone."""
     with tempfile.TemporaryDirectory() as aside:
-        flat = Path(aside, 'flat')
-        images.tool('qemu-img', 'convert', '-f', form, name, '-O', 'raw',
-                    flat, cwd=Path(folder))
-        return hashlib.sha256(flat.read_bytes()).hexdigest()
+        return digest(disk(folder, name, kind, 0), name, Path(aside, 'flat'))
 
 
 def state(folder: str, name: str, kind: str, size: int) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class Volume:
         found: Seen = self.call(client, 'clone', snapshot, target, form,
                                 user=CINDER)
         seen = client.call(f'{_INSIDE}:clone_digest', self.share.mounted,
-                           target, form, user=QEMU)
+                           target,
+                           'luks' if self.kind == 'luks' else form,
+                           user=QEMU)
         assert seen == _digest(self.snapshots[snapshot])
         return found
 
