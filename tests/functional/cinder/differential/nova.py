@@ -17,6 +17,7 @@ from cinder import exception
 from cinder.compute import nova as cinder_nova
 from cinder.db import api as db
 from oslo_config import cfg
+from oslo_db.exception import DBError
 from sqlalchemy import event
 
 from tests.functional.cinder.differential.scenario import expect
@@ -79,7 +80,8 @@ def _noticing_spin() -> Iterator[None]:
         if threading.get_ident() == mine and 'FROM snapshots' in statement:
             seen += 1
             if seen > _SPINNING:
-                raise Spins
+                # oslo.db makes a DBError of it.
+                raise Spins(statement)
 
     engine = db.get_engine()
     event.listen(engine, 'before_cursor_execute', count)
@@ -99,10 +101,10 @@ def _whole(one: InUse) -> bool:
 def available(side: Side) -> None:
     with _in_use(side) as (one, nova):
         nova.behaviour = Behaviour(word='available')
-        with failing(Spins, means='the driver reads the database in a loop '
-                                  'without end, holding the lock'):
-            with _noticing_spin():
-                one.take()
+        with failing(Spins, DBError,
+                     means='the driver reads the database in a loop without '
+                           'end, holding the lock'), _noticing_spin():
+            one.take()
         expect(one.disk.info['active'] == one.chain()[-1],
                '.info names another layer than the guest writes to')
 
