@@ -33,6 +33,12 @@ _OPTIONS = (('cipher-alg', 'cipher_alg'), ('cipher-mode', 'cipher_mode'),
             ('ivgen-alg', 'ivgen_alg'))
 
 
+class NoKey(exception.VolumeDriverException):
+    """A key without a passphrase in it."""
+
+    message = 'the key manager gives nothing for key %(key)s'
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySecret(Secret):
     """A passphrase that the key manager is asked for when it is needed.
@@ -84,11 +90,15 @@ def _cipher(context: cinder_context.RequestContext,
     need not have one cipher.
     """
     try:
-        found = volume_utils.check_encryption_provider(volume, context)
-        said = image_utils.decode_cipher(found['cipher'], found['key_size'])
+        spec = volume_utils.check_encryption_provider(volume, context)
+        said = image_utils.decode_cipher(spec['cipher'], spec['key_size'])
     except exception.CinderException:
         return ()
-    return tuple((option, said[name]) for option, name in _OPTIONS)
+    # dm-crypt's "essiv:sha256" are two options here.
+    ivgen, _, digest = said['ivgen_alg'].partition(':')
+    found = tuple((option, {**said, 'ivgen_alg': ivgen}[name])
+                  for option, name in _OPTIONS)
+    return (*found, ('ivgen-hash-alg', digest)) if digest else found
 
 
 def _asker(context: cinder_context.RequestContext) -> Any:
@@ -104,4 +114,7 @@ def _asker(context: cinder_context.RequestContext) -> Any:
 
 def _fetch(context: Any, encryption_key_id: str) -> bytes:
     key = key_manager.API(CONF).get(context, encryption_key_id)
-    return binascii.hexlify(key.get_encoded())
+    encoded = key.get_encoded()
+    if not encoded:
+        raise NoKey(key=encryption_key_id)
+    return binascii.hexlify(encoded)

@@ -76,6 +76,20 @@ def test_the_cipher_is_what_the_volume_type_says(cinder: World) -> None:
                                       'base_format': 'qcow2'}
 
 
+def test_a_cipher_with_a_hash(cinder: World) -> None:
+    kind = cinder._type('cbc', provider='luks', cipher='aes-cbc-essiv:sha256',
+                        key_size=256, control_location='front-end')
+    row = cinder.row(encrypted=True)
+    row.volume_type_id = kind.id
+    row.save()
+    volume = cinder.settle(
+        row, cinder.driver.create_volume(cinder.fresh(row)))
+    told = header(cinder.share / volume.name)
+    assert 'ivgen alg: essiv' in told
+    assert 'ivgen hash alg: sha256' in told
+    assert 'cipher mode: cbc' in told
+
+
 def test_a_type_that_is_no_luks_is_refused(cinder: World) -> None:
     odd = cinder._type('odd', provider='plain', cipher='aes-xts-plain64',
                        key_size=256, control_location='front-end')
