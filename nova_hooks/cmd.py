@@ -39,8 +39,8 @@ def register() -> None:
     """
     from nova import rpc
     from nova import version
-    from nova.virt.libvirt import driver as libvirt_driver
     import nova.conf
+    from nova.virt.libvirt import driver as libvirt_driver
 
     from assisted_snapshots.nova_hooks import compat
     from assisted_snapshots.nova_hooks import conf
