@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 
+from cinder import exception
 from cinder import objects
 from cinder.objects import fields
 from oslo_log import log as logging
@@ -66,7 +68,8 @@ def snapshot_of_upload(backend: Backend, volume: objects.Volume,
         row.save()
         yield row
     finally:
-        with backend.locked(volume.id):
+        # Whoever reset the status meanwhile has had it swept.
+        with backend.locked(volume.id), suppress(exception.SnapshotNotFound):
             _remove(backend, volume, row)
 
 

@@ -43,6 +43,7 @@ from assisted_snapshots.cinder_driver import view_needs
 from assisted_snapshots.cinder_driver import view_sweep
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
+from assisted_snapshots.cinder_driver.connections import check_size
 from assisted_snapshots.cinder_driver.exported import Exported
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.staged import RECORD
@@ -110,6 +111,7 @@ class Views:
         subject = self._subject(volume)
         self._settle(subject)
         state = native(self.backend.settled(subject.volume).state)
+        check_size(subject.volume, state)
         writable = view_needs.purpose(subject.volume) in (
             view_needs.WRITE, view_needs.REPLACE)
         return self._open(subject, connector, state.chain, writable)

@@ -11,6 +11,7 @@ from cinder import exception
 from cinder.volume import volume_utils
 import pytest
 
+from assisted_snapshots.cinder_driver import temporary
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.glance import ImageService
 from tests.functional.cinder.lab.world import World
@@ -168,4 +169,21 @@ def test_reimage(cinder: World, glance: ImageService) -> None:
     found = cinder.content(volume)
     assert found.bytes_at(512 * MIB) == ''
     assert found.bytes_at(MIB) == content.digest(0x42)
+    cinder.audit(volume)
+
+
+def test_snapshot_of_a_dead_upload(cinder: World) -> None:
+    """It lasts as long as the upload, and then recovery removes it."""
+    backend = cinder.driver.backend
+    volume = become(cinder, cinder.volume(), 'uploading')
+    held = temporary.snapshot_of_upload(backend, volume)
+    snapshot = held.__enter__()
+    with backend.locked(volume.id):
+        assert temporary.sweep(backend, backend.fresh(volume)) == []
+    volume = become(cinder, volume, 'available')  # as the manager starts
+    cinder.audit(volume, snapshot)
+    with backend.locked(volume.id):
+        [told] = temporary.sweep(backend, backend.fresh(volume))
+    assert snapshot.id in told
+    held.__exit__(None, None, None)
     cinder.audit(volume)
