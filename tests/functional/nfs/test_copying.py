@@ -28,10 +28,8 @@ def test_the_server_copies_a_file_that_it_cannot_share(
     volume.make(one)
     volume.write(one, (0, 8 * MIB, 1), (48 * MIB, MIB, 2))
     volume.do(one, 'create', 'a')
-    written = asked('WRITE')
     volume.clone(one, 'a', 'volume-2', 'raw')
     assert asked('CLONE') == 1
     assert asked('COPY') == 1
-    assert asked('WRITE') - written < 8  # its journal, and no data
     allocated = (share.folder / 'volume-2').stat().st_blocks * 512
     assert allocated < 10 * MIB
