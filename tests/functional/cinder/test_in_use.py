@@ -190,7 +190,7 @@ def test_aborted_job(scene: Callable[..., list[InUse]], agent: Agent
 def test_mid_operation(scene: Callable[..., list[InUse]], victim: str,
                        agent: Agent, rabbit: Rabbit, libvirtd: Libvirtd
                        ) -> None:
-    one = scene(assisted_bandwidth=4 * MIB)[0]
+    one = scene(assisted_bandwidth=MIB // 4)[0]
     one.fill(24)
     one.take()
     one.fill(24)
@@ -198,12 +198,11 @@ def test_mid_operation(scene: Callable[..., list[InUse]], victim: str,
     rest = later(one.delete, first)
     client = agent.client()
 
-    def running() -> bool:
-        if rest.done():
-            rest.result()
-        return any(job.done_bytes for job
-                   in client.list_jobs(one.volume.id, True))
-    waiting.until(running, 'the merge', 60)
+    def running() -> Any:
+        assert not rest.done(), rest.result()
+        found = client.list_jobs(one.volume.id, True)
+        return found[0] if found and found[0].done_bytes else None
+    job = waiting.until(running, 'the merge', 60)
     if victim == 'rabbit':
         rabbit.restart()
     elif victim == 'agent':
@@ -212,6 +211,7 @@ def test_mid_operation(scene: Callable[..., list[InUse]], victim: str,
     else:
         libvirtd.kill()
         libvirtd.start()
+    agent.client(30).set_bandwidth(job.id, 0)
     rest.result(120)
     one.check()
     one.prove()
@@ -265,7 +265,7 @@ def test_refused_before_anything_is_made(one: InUse) -> None:
             one.world.take(row, one.driver)
         row.destroy()
         assert sorted(one.disk.folder.iterdir()) == before
-    extra.destroy()
+    db.attachment_destroy(one.world.admin, extra.id)
     one.prove()
 
 
