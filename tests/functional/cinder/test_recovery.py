@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What recovery makes of statuses, and of whom it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cinder import exception
+from cinder import quota
+from cinder.db import api as db
+from oslo_config import cfg
+import pytest
+
+from tests.functional.cinder.lab.world import World
+from tests.functional.lab import waiting
+
+
+@pytest.fixture(autouse=True)
+def _patience(cinder: World) -> Iterator[None]:
+    """What nobody has touched for no time at all counts as abandoned."""
+    cfg.CONF.set_override('service_down_time', 0)
+    yield
+    cfg.CONF.clear_override('service_down_time')
+
+
+def called(cinder: World, snapshot: Any, status: str) -> Any:
+    """Give a snapshot a status that nothing has earned."""
+    row = cinder.fresh(snapshot)
+    row.status = status
+    row.save()
+    return row
+
+
+@pytest.mark.parametrize('status', ['deleting', 'creating'])
+def test_a_status_alone_removes_nothing(cinder: World, status: str) -> None:
+    volume = cinder.volume()
+    cinder.write(volume, 0x11)
+    snapshot = cinder.snapshot(volume)
+    before = cinder.snapshot_content(snapshot)
+    called(cinder, snapshot, status)
+    assert cinder.driver.recovery.sweep() != []
+    assert cinder.fresh(snapshot).status == 'available'
+    assert cinder.snapshot_content(snapshot) == before
+    cinder.audit(volume, snapshot)
+    assert cinder.driver.recovery.sweep() == []
+
+
+def test_a_refused_deletion_is_told_to_the_user(cinder: World) -> None:
+    snapshot = cinder.snapshot(cinder.volume())
+    called(cinder, snapshot, 'deleting')
+    cinder.driver.recovery.sweep()
+    message, = db.message_get_all(cinder.context)
+    assert message['resource_uuid'] == snapshot.id
+    assert message['project_id'] == snapshot.project_id
+
+
+def test_a_request_in_the_queue_is_left_alone(cinder: World) -> None:
+    cfg.CONF.set_override('service_down_time', 60)
+    volume = cinder.volume()
+    snapshot = cinder.snapshot(volume)
+    called(cinder, snapshot, 'deleting')
+    fresh = cinder.snapshot_row(volume)
+    assert cinder.driver.recovery.sweep() == []
+    assert cinder.fresh(snapshot).status == 'deleting'
+    assert cinder.fresh(fresh).status == 'creating'
+
+
+def test_what_was_never_made_is_an_error(cinder: World) -> None:
+    volume = cinder.volume()
+    row = cinder.snapshot_row(volume)
+    cinder.driver.recovery.sweep()
+    assert cinder.fresh(row).status == 'error'
+    cinder.delete(row)
+    cinder.audit(volume)
+
+
+def test_who_holds_the_lock_is_left_alone(cinder: World) -> None:
+    volume = cinder.volume()
+    row = cinder.snapshot_row(volume)
+    with cinder.driver.backend.locked(volume.id):
+        assert cinder.driver.recovery.sweep() == []
+    assert cinder.fresh(row).status == 'creating'
+
+
+def test_a_second_deletion_counts_nothing(cinder: World) -> None:
+    count(cinder, 1)
+    count(cinder, -1)
+    manager = cinder.make_manager()
+    cinder.driver = manager.driver
+    snapshot = cinder.snapshot(cinder.volume())
+    count(cinder, 1)
+    row = called(cinder, snapshot, 'deleting')
+    again = cinder.fresh(row)
+    manager.delete_snapshot(cinder.context, row)
+    with pytest.raises(exception.SnapshotNotFound):
+        manager.delete_snapshot(cinder.context, again)
+    assert used(cinder) == 0
+
+
+def test_a_row_whose_layer_has_gone_goes_once(cinder: World) -> None:
+    count(cinder, 1)
+    count(cinder, -1)
+    manager = cinder.make_manager()
+    cinder.driver = manager.driver
+    volume = cinder.volume()
+    snapshot = cinder.snapshot(volume)
+    count(cinder, 1)
+    row = called(cinder, snapshot, 'deleting')
+    cinder.driver.delete_snapshot(row)
+    cinder.driver.recovery.sweep()
+    waiting.until(lambda: used(cinder) == 0, 'the row and its quota', 20)
+    with pytest.raises(exception.SnapshotNotFound):
+        cinder.fresh(snapshot)
+    cinder.audit(volume)
+
+
+def count(cinder: World, snapshots: int) -> None:
+    """Count snapshots, as the API does."""
+    reserved = quota.QUOTAS.reserve(cinder.admin, project_id='project',
+                                    snapshots=snapshots)
+    quota.QUOTAS.commit(cinder.admin, reserved, project_id='project')
+
+
+def used(cinder: World) -> int:
+    """Snapshots that the project's quota counts."""
+    found = db.quota_usage_get_all_by_project(cinder.admin, 'project')
+    return int(found['snapshots']['in_use'])
