@@ -87,7 +87,7 @@ def ask_deletion(world: Joined, known: Known) -> None:
     row.save()
 
 
-def ask_volume(world: Joined, known: Known, **values: object) -> str:
+def ask_volume(world: Joined, known: Known, **values: Any) -> str:
     """Request a volume."""
     row = world.row(**values)
     _usage(world, 'volumes', 1)
