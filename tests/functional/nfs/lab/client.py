@@ -29,7 +29,7 @@ from tests.functional.nfs.lab.network import Network
 
 #: Plain options, as an operator would leave them: all caches are on.
 MOUNT_OPTIONS = 'vers=4.2,proto=tcp,hard,timeo=600'
-DEADLINE = 60
+DEADLINE = 200
 _RUNNER = 'tests.functional.nfs.lab.runner'
 _INIT = Path(__file__).with_name('init.sh')
 _XSTATE = Path(__file__).with_name('xstate.c')
