@@ -195,6 +195,7 @@ STEPS: dict[str, Callable[[], Outcome]] = {
     'acceptance': pytest('acceptance', 'tests/acceptance'),
     'cinder': pytest('cinder', 'tests/functional/cinder', *_SPREAD),
     'nfs': pytest('nfs', 'tests/functional/nfs'),
+    'cloud': pytest('cloud', 'tests/cloud'),
 }
 
 
