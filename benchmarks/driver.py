@@ -106,7 +106,9 @@ def at_once(world: World, results: Results) -> None:
 def copies(world: World, results: Results) -> None:
     """Volume from snapshot where the share cannot share extents."""
     snapshot, source = _filled(world, LARGE)
-    ours, upstream, plain = [], [], []
+    ours: list[float] = []
+    upstream: list[float] = []
+    plain: list[float] = []
     for _ in range(3):
         with timed(ours):
             made = world.from_snapshot(snapshot)
