@@ -50,6 +50,8 @@ _LATE = 15.0
 _AT_ONCE = 4
 
 _JOURNAL = '.journal'
+# Metadata that was not written to its end, and never took effect.
+_UNWRITTEN = ('.journal.tmp', '.info.tmp')
 
 
 class Recovery:
@@ -159,8 +161,11 @@ class Recovery:
         A journal that has not changed since it was idle is not read again.
         """
         for share in self._backend.driver._mounted_shares:
-            for path in self._backend.share_folder(share).glob(
-                    f'*{_JOURNAL}'):
+            folder = self._backend.share_folder(share)
+            for end in _UNWRITTEN:
+                for path in folder.glob(f'*{end}'):
+                    yield path.name.removesuffix(end)
+            for path in folder.glob(f'*{_JOURNAL}'):
                 try:
                     changed = path.stat().st_mtime_ns
                     if self._idle.get(path) == changed:
