@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeAlias
 
 from cinder import objects
 from cinder.volume import volume_utils
@@ -31,7 +32,8 @@ from assisted_snapshots.rpcapi.messages import SnapshotDisk
 LOG = logging.getLogger(__name__)
 
 Update = dict[str, Any]
-_Part = tuple[objects.Volume, objects.Snapshot]
+# A string: Cinder's objects may not be registered yet.
+_Part: TypeAlias = 'tuple[objects.Volume, objects.Snapshot]'
 _Set = tuple[guests.AgentSide | None, list[_Part]]
 
 
