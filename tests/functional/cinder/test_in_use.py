@@ -18,6 +18,7 @@ from oslo_config import cfg
 import pytest
 
 from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.rpcapi import errors
 from tests.functional.cinder.lab.inuse import boot
 from tests.functional.cinder.lab.inuse import InUse
 from tests.functional.cinder.lab.inuse import later
@@ -211,7 +212,13 @@ def test_mid_operation(scene: Callable[..., list[InUse]], victim: str,
     else:
         libvirtd.kill()
         libvirtd.start()
-    agent.client(30).set_bandwidth(job.id, 0)
+
+    def hurried() -> Any:
+        try:
+            return agent.client(5).set_bandwidth(job.id, 0)
+        except errors.AgentError:  # it finds its way back to the bus
+            return None
+    waiting.until(hurried, 'the agent answering', 90)
     rest.result(120)
     one.check()
     one.prove()
