@@ -19,7 +19,7 @@ from tests.functional.cinder.lab import deployment
 from tests.functional.cinder.lab import process
 
 #: How many effects of one operation are walked, evenly spread.
-MOST = 10
+MOST = 8
 
 _OPTIONS = '''
 [DEFAULT]
