@@ -24,7 +24,7 @@ from assisted_snapshots.chain.errors import ChainError
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.nova_hooks.errors import StaleLayer
-from assisted_snapshots.nova_hooks.volumes import repoint
+from assisted_snapshots.nova_hooks.mapping import repoint
 
 LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ request's token.
 from __future__ import annotations
 
 import logging
-import os
 
 from cinderclient import exceptions as cinder_errors
 from nova import context as nova_context
@@ -17,6 +16,8 @@ from nova import exception
 from nova import objects
 from nova.volume import cinder
 from oslo_serialization import jsonutils
+
+from assisted_snapshots.nova_hooks.mapping import repoint
 
 LOG = logging.getLogger(__name__)
 
@@ -46,21 +47,6 @@ def point(volume_id: str, name: str, form: str) -> bool:
     mapping.connection_info = jsonutils.dumps(info)
     mapping.save()
     LOG.info('Volume %s is mapped to %s (%s) now', volume_id, name, form)
-    return True
-
-
-def repoint(info: dict[str, dict[str, str]], name: str, form: str) -> bool:
-    """Make a connection_info name another layer; tell if it did not."""
-    data = info.get('data') or {}
-    if 'name' not in data:
-        return False
-    wanted = {'name': name, 'format': form or data.get('format', '')}
-    if 'device_path' in data:
-        wanted['device_path'] = os.path.join(
-            os.path.dirname(data['device_path']), name)
-    if all(data.get(key) == value for key, value in wanted.items()):
-        return False
-    data.update(wanted)
     return True
 
 

@@ -7,12 +7,22 @@ import subprocess
 import sys
 from typing import Any
 
-from nova import version
 import pytest
 
 from assisted_snapshots.nova_hooks import compat
-from assisted_snapshots.nova_hooks import driver
 from assisted_snapshots.nova_hooks.errors import DoesNotFit
+
+# Nova and Cinder, whose tests share this process, register the same options
+# twice: what needs Nova runs in a process of its own.
+_LOAD = """
+from nova.cmd import compute
+from assisted_snapshots.nova_hooks import cmd
+cmd.register()
+from oslo_utils import importutils
+from nova import monkey_patch
+driver = importutils.import_class('nova.virt.assisted.LibvirtDriver')
+print(driver.__name__, monkey_patch.is_patched())
+"""
 
 
 class Driver:
@@ -20,11 +30,6 @@ class Driver:
 
     def reboot(self, context: Any, instance: Any) -> None:
         """Take what the hooks expect."""
-
-
-def test_this_nova() -> None:
-    """The installed Nova has all that is relied on."""
-    compat.check(version.version_string(), driver.RELIED_ON)
 
 
 @pytest.mark.parametrize('wrong', ['33.0.0', '36.0.0', '', 'unknown'])
@@ -46,17 +51,12 @@ def test_changed_methods() -> None:
 
 @pytest.mark.parametrize('disabled', ['1', '0'])
 def test_nova_can_load_the_driver(disabled: str) -> None:
-    """By the name in nova.conf, on native threads and on eventlet."""
-    program = ('from nova.cmd import compute\n'
-               'from assisted_snapshots.nova_hooks import cmd\n'
-               'cmd.register()\n'
-               'from oslo_utils import importutils\n'
-               'from nova import monkey_patch\n'
-               'print(importutils.import_class('
-               '"nova.virt.assisted.LibvirtDriver").__name__,'
-               ' monkey_patch.is_patched())\n')
+    """By the name in nova.conf, on native threads and on eventlet.
+
+    Registering has compared this Nova with all that is relied on.
+    """
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', program], check=True,
+        [sys.executable, '-W', 'ignore', '-c', _LOAD], check=True,
         capture_output=True, text=True,
         env={'OS_NOVA_DISABLE_EVENTLET_PATCHING': disabled})
     assert done.stdout.split() == ['AssistedLibvirtDriver',
