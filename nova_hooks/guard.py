@@ -12,6 +12,7 @@ This module must never change a file of a volume.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 import logging
 from pathlib import Path
@@ -22,6 +23,7 @@ from assisted_snapshots.chain import header
 from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.errors import ChainError
 from assisted_snapshots.chain.names import VolumeFiles
+from assisted_snapshots.chain.store import renew_folder
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.nova_hooks.errors import StaleLayer
 from assisted_snapshots.nova_hooks.mapping import repoint
@@ -107,7 +109,7 @@ def _files(folder: Path, layer: str) -> VolumeFiles:
 
 def _left(files: VolumeFiles, name: str) -> str:
     """Return why a layer cannot be the last one; empty if it can be."""
-    if not files.path(name).exists():
+    if not _there(files.path(name)):
         return 'there is no such file'
     above = [layer for layer in sorted(_overlays(files))
              if layer != name and _backing(files, layer) == name]
@@ -123,6 +125,13 @@ def _left(files: VolumeFiles, name: str) -> str:
         if any(True for _ in qcow2.mapped(files.path(layer))):
             return f'{layer} lies on it and has been written to'
     return ''
+
+
+def _there(path: Path) -> bool:
+    """Tell if a file exists; an NFS client may remember that none did."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        renew_folder(path.parent)
+    return path.exists()
 
 
 def _overlays(files: VolumeFiles) -> list[str]:
