@@ -130,12 +130,15 @@ class Backend:
         :param volume: fresh, and locked.
         """
         secret = self.secret(volume)
-        if secret and not _has_guest(volume):
-            native(_adopt, self.files(volume), secret, size_bytes(volume))
-        return Operations(
+        converted = secret and not _has_guest(volume) and native(
+            _adopt, self.files(volume), secret, size_bytes(volume))
+        operations = Operations(
             self.files(volume), formats=self.formats(volume), guest=guest,
             secret=secret, progress=progress,
             keep_active=bool(getattr(guest, 'keeps_active', False)))
+        if converted:
+            self.note(volume, native(operations.state))
+        return operations
 
     def unsettled(self, volume: objects.Volume) -> bool:
         """Tell whether a crash has cut an operation short."""
@@ -170,15 +173,19 @@ def _has_guest(volume: objects.Volume) -> bool:
         for attachment in volume.volume_attachment)
 
 
-def _adopt(files: VolumeFiles, secret: Secret, size: int) -> None:
+def _adopt(files: VolumeFiles, secret: Secret, size: int) -> bool:
     """Convert a bare LUKS container that upstream has made.
 
     While a guest has it, it stays what it is, and the chain room refuses
     what would need a layer.
+
+    :returns: False if it is none.
     """
-    if is_bare(files):
-        Operations(files, formats={files.name: Format.RAW},
-                   secret=secret).adopt_luks(size)
+    if not is_bare(files):
+        return False
+    Operations(files, formats={files.name: Format.RAW},
+               secret=secret).adopt_luks(size)
+    return True
 
 
 def _unsettled(files: VolumeFiles) -> bool:

@@ -38,6 +38,7 @@ from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import failures
+from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
@@ -149,11 +150,14 @@ class Download:
         :param encrypt: the image is plain and the volume is not.  Else an
             encrypted volume's image is a container with the volume's key.
         :raises SnapshotsBelow: their content would change.
+        :raises VolumeBackendAPIException: the volume is encrypted, its
+            layer is not.
         """
         with self._backend.locked(volume.id), failures.translated():
             fresh = self._backend.fresh(volume)
             operations = self._backend.settled(fresh)
             chain = self._lone(fresh, native(operations.state).chain)
+            secrets.check_layers(fresh, chain)
             files = self._backend.files(fresh)
             place = files.path(chain.active.name)
             aside = place.with_name(place.name + '.tmp')

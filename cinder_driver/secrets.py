@@ -24,7 +24,9 @@ from cinder.volume import volume_utils
 from oslo_config import cfg
 from oslo_context import context as current_context
 
+from assisted_snapshots.chain.errors import NotEncrypted
 from assisted_snapshots.chain.qemu_img import Secret
+from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.cinder_driver.native import home
 
 CONF = cfg.CONF
@@ -80,6 +82,23 @@ def check(context: cinder_context.RequestContext,
     if volume.encryption_key_id:
         found = volume_utils.check_encryption_provider(volume, context)
         image_utils.decode_cipher(found['cipher'], found['key_size'])
+
+
+def alike(context: cinder_context.RequestContext, volume: objects.Volume,
+          encryption_key_id: str) -> bool:
+    """Tell whether a key is that of a volume; ids differ even of copies."""
+    asker = _asker(context)
+    return _fetch(asker, encryption_key_id) == _fetch(
+        asker, volume.encryption_key_id)
+
+
+def check_layers(volume: objects.Volume, chain: Chain) -> None:
+    """See that an encrypted volume's layers are not taken for plain.
+
+    :raises NotEncrypted: nobody has converted them yet, or they are plain.
+    """
+    if volume.encryption_key_id and not chain.active.encrypted:
+        raise NotEncrypted(volume=volume.name, file=chain.active.name)
 
 
 def _cipher(context: cinder_context.RequestContext,

@@ -38,6 +38,8 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import exported
+from assisted_snapshots.cinder_driver import restores
+from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import storage_daemon
 from assisted_snapshots.cinder_driver import view_needs
 from assisted_snapshots.cinder_driver import view_sweep
@@ -107,6 +109,7 @@ class Views:
 
         :raises ViewFailed: QEMU's storage daemon cannot show it.
         :raises EncryptedMove: what would be copied is not all.
+        :raises Refused: a backup's key does not fit.
         """
         subject = self._subject(volume)
         self._settle(subject)
@@ -114,6 +117,8 @@ class Views:
         check_size(subject.volume, state)
         writable = view_needs.purpose(subject.volume) in (
             view_needs.WRITE, view_needs.REPLACE)
+        if writable:
+            restores.check(self.backend, subject.volume, state.chain)
         return self._open(subject, connector, state.chain, writable)
 
     def open_snapshot(self, snapshot: objects.Snapshot,
@@ -201,6 +206,7 @@ class Views:
 
     def _open(self, subject: Subject, connector: Connection, chain: Chain,
               writable: bool) -> Connection:
+        secrets.check_layers(subject.volume, chain)
         if len(chain.layers) == 1 and chain.base.format is Format.RAW:
             return self._on_share(subject, chain.base.name)
         if (chain.active.encrypted and subject.snapshot_id is None

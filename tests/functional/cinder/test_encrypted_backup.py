@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 import mmap
 from pathlib import Path
-from typing import Any
 
 from oslo_config import cfg
 import pytest

@@ -97,7 +97,9 @@ def options(active: Path, fmt: str, encrypted: bool) -> dict[str, str]:
                  f'{prefix}file.driver': 'file',
                  f'{prefix}file.filename': layer['filename']}
         if encrypted and layer.get('encrypted'):
-            opts[f'{prefix}encrypt.key-secret'] = SECRET_ID
+            key = ('key-secret' if layer['format'] == 'luks'
+                   else 'encrypt.key-secret')
+            opts[f'{prefix}{key}'] = SECRET_ID
         prefix += 'backing.'
     return opts
 
