@@ -7,8 +7,7 @@ with or without a helper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 import os
 from pathlib import Path
 import stat
@@ -29,33 +28,63 @@ from tests.functional.nfs.lab.volume import STRANGER
 from tests.functional.nfs.lab.volume import Volume
 
 KIB = 1 << 10
+Found = tuple[int, int, int]
 WANTED = (CINDER.uid, GROUP, FILE_MODE)
 
 
-@contextmanager
-def watched(folder: Path) -> Iterator[set[tuple[str, int, int, int]]]:
-    """Look at every file all the time, from the server's side."""
-    seen: set[tuple[str, int, int, int]] = set()
-    ended = threading.Event()
+class Watched:
+    """Every file of a folder, looked at all the time from the server's side.
 
-    def watch() -> None:
-        while not ended.is_set():
-            for entry in os.scandir(folder):
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                seen.add((entry.name, found.st_uid, found.st_gid,
-                          stat.S_IMODE(found.st_mode)))
-            ended.wait(0.001)
+    A file that is not as it must be is held until the end: its name can be
+    gone or another's before it has been looked at again, it cannot.
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        thread.join()
+    :ivar seen: name, owner, group and mode of whatever came to sight.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: set[tuple[str, int, int, int]] = set()
+        self._folder = folder
+        self._held: dict[int, tuple[str, int]] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        for _, fd in self._held.values():
+            os.close(fd)
+
+    def unfinished(self) -> list[tuple[str, Found]]:
+        """Files that never became what they must be; ends the watch."""
+        self._ended.set()
+        self._thread.join()
+        return [(name, found) for name, fd in self._held.values()
+                if (found := _found(os.fstat(fd))) != WANTED]
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            for name in os.listdir(self._folder):
+                with suppress(FileNotFoundError):
+                    self._look(name)
+            self._ended.wait(0.001)
+
+    def _look(self, name: str) -> None:
+        fd = os.open(self._folder / name, os.O_PATH | os.O_NOFOLLOW
+                     | os.O_CLOEXEC)
+        status = os.fstat(fd)
+        self.seen.add((name, *_found(status)))
+        if _found(status) != WANTED and status.st_ino not in self._held:
+            self._held[status.st_ino] = name, fd
+        else:
+            os.close(fd)
+
+
+def _found(status: os.stat_result) -> Found:
+    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
 def as_configured(seen: Seen) -> bool:
@@ -78,7 +107,7 @@ def test_files_keep_owner_group_and_mode(
         kind: str, share: Share, one: Client, other: Client) -> None:
     volume = Volume(share, kind)
     volume.make(one)
-    with watched(share.folder) as seen:
+    with Watched(share.folder) as watched:
         volume.write(one, (0, 2 * MIB, 1))
         assert as_configured(volume.do(one, 'create', 'a'))
         volume.write(one, (MIB, 64 * KIB, 2))
@@ -103,8 +132,7 @@ def test_files_keep_owner_group_and_mode(
         assert as_configured(volume.do(one, 'flatten', True))
         volume.snapshots.clear()
         assert len(volume.verify(other)) == 1
-    # A file may be narrower in the moment that it is made, never wider.
-    born = {name for name, *found in seen if tuple(found) != WANTED}
-    assert born <= {name for name, *found in seen if tuple(found) == WANTED}
-    assert {found[1:3] for found in seen} == {WANTED[:2]}
-    assert not any(mode & ~FILE_MODE for *_, mode in seen)
+        # A file may be narrower in the moment that it is made, never wider.
+        assert watched.unfinished() == []
+    assert {found[1:3] for found in watched.seen} == {WANTED[:2]}
+    assert not any(mode & ~FILE_MODE for *_, mode in watched.seen)

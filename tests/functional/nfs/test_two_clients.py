@@ -78,6 +78,18 @@ def test_a_file_that_was_looked_for_too_early(
     assert share.opened(other, 'volume-1') is False
 
 
+def test_a_guest_is_started_on_a_layer_that_was_looked_for_too_early(
+        share: Share, one: Client, other: Client) -> None:
+    """Nova's host does not take it to be missing for ever."""
+    volume = Volume(share, 'qcow2')
+    assert share.look(other, 'volume-1') == [False]
+    volume.make(one)
+    other.call('assisted_snapshots.nova_hooks.guard:check',
+               {'serial': '1', 'data': {
+                   'export': share.source, 'name': 'volume-1',
+                   'device_path': f'{share.mounted}/volume-1'}}, user=CINDER)
+
+
 def test_a_qemu_elsewhere_is_seen(share: Share, one: Client,
                                   other: Client) -> None:
     volume = Volume(share, 'qcow2')
