@@ -7,17 +7,24 @@ compression, so that plain text in them would be found.
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterator
 import mmap
 from pathlib import Path
+from typing import Any
 
+from castellan import key_manager
+from cinder import exception
 from oslo_config import cfg
 import pytest
 
 from tests.faults import killer
+from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.backup import BackupService
+from tests.functional.cinder.lab.content import Content
 from tests.functional.cinder.lab.world import World
 from tests.functional.cinder.test_backup import history
+from tests.functional.cinder.test_encrypted import Keys
 from tests.functional.cinder.test_views import gone
 
 CONF = cfg.CONF
@@ -50,16 +57,17 @@ def backups(cinder: World) -> Iterator[BackupService]:
     gone(cinder)
 
 
-def stored(cinder: World) -> list[Path]:
-    """The files of all backups that hold content."""
-    return [path for path in (cinder.folder / 'state/backup').rglob('*')
-            if path.is_file() and path.stat().st_size >= MIB]
+def stored(cinder: World) -> Path:
+    """The file that holds the content of the only backup."""
+    return max((cinder.folder / 'state/backup').rglob('*'),
+               key=lambda path: path.stat().st_size)
 
 
 def assert_sealed(path: Path) -> None:
-    """Nothing of the volume's content is in a file in the clear."""
+    """It is a container, and no content of the volume is in the clear."""
     with (open(path, 'rb') as file,
           mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data):
+        assert data[:6] == b'LUKS\xba\xbe'
         for byte in PATTERNS:
             assert data.find(bytes([byte]) * 512) < 0, hex(byte)
         # Nor can it be told where there is nothing, behind the header.
@@ -72,11 +80,7 @@ def test_with_snapshots(cinder: World, backups: BackupService) -> None:
     held = [cinder.snapshot_content(snapshot) for snapshot in snapshots]
     backup = backups.create(volume)
     cinder.audit(volume, *snapshots)
-    [data] = [path for path in stored(cinder)
-              if 'sha256' not in path.name]
-    with data.open('rb') as file:
-        assert file.read(6) == b'LUKS\xba\xbe'
-    assert_sealed(data)
+    assert_sealed(stored(cinder))
     # Into a new volume, and back into the same one, whose snapshots stay.
     restored = backups.restore(backup, encrypted=True)
     assert cinder.content(restored) == expected
@@ -90,3 +94,90 @@ def test_with_snapshots(cinder: World, backups: BackupService) -> None:
     assert held == [cinder.snapshot_content(snapshot)
                     for snapshot in snapshots]
     cinder.audit(volume, *snapshots)
+
+
+def test_of_a_snapshot(cinder: World, backups: BackupService) -> None:
+    volume, snapshots = history(cinder, encrypted=True)
+    expected = cinder.snapshot_content(snapshots[0])
+    backup = backups.create(volume, snapshots[0])
+    assert_sealed(stored(cinder))
+    restored = backups.restore(backup, encrypted=True)
+    assert cinder.content(restored) == expected
+    cinder.audit(volume, *snapshots)
+
+
+class TestKeys:
+    """Every volume and every backup has a key of its own, as in Barbican."""
+
+    @pytest.fixture(autouse=True)
+    def several(self, cinder: World) -> None:
+        Keys.known.clear()
+        CONF.set_override('backend', f'{Keys.__module__}.{Keys.__name__}',
+                          'key_manager')
+
+    def made(self, cinder: World) -> Any:
+        """An encrypted volume with a new key."""
+        row = cinder.row(encrypted=True)
+        row.encryption_key_id = key_manager.API(CONF).create_key(
+            cinder.context, algorithm='aes', length=256)
+        row.save()
+        return cinder.settle(
+            row, cinder.manager.driver.create_volume(cinder.fresh(row)))
+
+    def write(self, cinder: World, volume: Any, byte: int) -> None:
+        disk = cinder.disk(volume)
+        content.write(disk.active, 'qcow2', byte,
+                      secret=self.passphrase(cinder, volume))
+
+    def content(self, cinder: World, volume: Any) -> Content:
+        """What a guest would see, by the key that the row names now."""
+        volume = cinder.fresh(volume)
+        return content.of(cinder.disk(volume).active, 'qcow2',
+                          self.passphrase(cinder, volume))
+
+    def passphrase(self, cinder: World, volume: Any) -> bytes:
+        key = key_manager.API(CONF).get(cinder.context,
+                                        volume.encryption_key_id)
+        return binascii.hexlify(key.get_encoded() or b'')
+
+    def test_restore(self, cinder: World, backups: BackupService) -> None:
+        """The key comes with the backup, where it may replace another."""
+        source, other = self.made(cinder), self.made(cinder)
+        self.write(cinder, source, 0x10)
+        expected = self.content(cinder, source)
+        backup = backups.create(source)
+        backups.restore(backup, other)
+        found = cinder.fresh(other)
+        assert found.encryption_key_id not in (
+            source.encryption_key_id, backup.encryption_key_id,
+            other.encryption_key_id)
+        assert self.passphrase(cinder, found) == self.passphrase(
+            cinder, source)
+        assert self.content(cinder, other) == expected
+        # Above snapshots it may not.
+        third = self.made(cinder)
+        self.write(cinder, third, 0x11)
+        kept = self.content(cinder, third)
+        cinder.snapshot(third, driver=cinder.manager.driver)
+        with pytest.raises(exception.VolumeBackendAPIException,
+                           match='another key'):
+            backups.restore(backup, third)
+        assert cinder.fresh(third).status == 'error_restoring'
+        assert (cinder.fresh(third).encryption_key_id
+                == third.encryption_key_id)
+        assert self.content(cinder, third) == kept
+        # The volume's own backup has a copy of its key.
+        cinder.snapshot(source, driver=cinder.manager.driver)
+        self.write(cinder, source, 0x12)
+        backups.restore(backup, source)
+        assert self.content(cinder, source) == expected
+
+    def test_plain_backup(self, cinder: World,
+                          backups: BackupService) -> None:
+        volume = self.made(cinder)
+        before = self.content(cinder, volume)
+        backup = backups.create(cinder.volume(driver=cinder.manager.driver))
+        with pytest.raises(exception.VolumeBackendAPIException,
+                           match='without encryption'):
+            backups.restore(backup, volume)
+        assert self.content(cinder, volume) == before
