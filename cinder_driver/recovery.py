@@ -38,6 +38,8 @@ from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import Peers
+from assisted_snapshots.cinder_driver.settling import ending
+from assisted_snapshots.cinder_driver.settling import in_hands
 from assisted_snapshots.cinder_driver.settling import Settling
 
 LOG = logging.getLogger(__name__)
@@ -69,8 +71,8 @@ class Recovery:
                          asked once more for what remains: row and quota.
                          If it has, the delete was never begun: back to
                          ``available``, with a message to the user
-    ``extending``        if the chain has grown, the manager is asked once
-                         more; else nothing has happened
+    ``extending``        if the chain has grown, that is noted, and counted
+                         by quota; else nothing has happened
     ``reverting``        ``available`` if nothing was written since the
                          snapshot, else ``error``
     a temporary          deleted, once the clone that needed it has ended
@@ -224,6 +226,8 @@ class Recovery:
             return [], False
         try:
             volume = self._backend.fresh(objects.Volume(id=volume_id))
+            if self._in_hands(volume):
+                return [], True
             operation, done = self._chain(volume)
             if volume.provider_location:
                 done += temporary.sweep(self._backend, volume)
@@ -232,6 +236,11 @@ class Recovery:
         finally:
             lock.release()
 
+    def _in_hands(self, volume: Any) -> bool:
+        """Tell whether a manager is about to say how a deletion went."""
+        return bool(volume.provider_location) and in_hands(
+            native(_operation, self._backend.files(volume)))
+
     def _chain(self, volume: Any) -> tuple[Operation | None, list[str]]:
         """Finish or undo the operation in flight; returns it, too."""
         backend = self._backend
@@ -239,6 +248,7 @@ class Recovery:
             return None, []
         operation = native(_operation, backend.files(volume))
         side = guests.side_for(backend, volume) if operation else None
+        ending(backend, operation)
         ops = backend.operations(volume, guest=side)
         told = native(ops.recover)
         if operation is None:

@@ -3,12 +3,13 @@
 
 What is true is what the chain says; a status only tells which rows to look
 at.  This module must never touch a layer: it changes rows, or asks the
-volume manager once more for what is its own to do, the row and its quota.
+volume manager once more for what is its own to do: a row to be removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 import time
 from typing import Any
 
@@ -47,6 +48,31 @@ _DELETION = (_Status.DELETING, _Status.ERROR_DELETING, _Status.AVAILABLE)
 _AGAIN = 10.0
 
 _GIB = 1 << 30
+
+
+def ending(backend: Backend, operation: Operation | None) -> None:
+    """Let the row of a snapshot say that its deletion will be finished.
+
+    A deletion that could not go on has left it ``available``.  Who finishes
+    it on the way to something else calls this before: from then on, and
+    over every crash, the row is one that is looked at.
+    """
+    if operation is None or operation.kind != 'delete':
+        return
+    with suppress(exception.SnapshotNotFound):
+        _change(objects.Snapshot.get_by_id(backend.context(),
+                                           operation.subject),
+                {'status': _Status.DELETING}, _DELETION)
+
+
+def in_hands(operation: Operation | None) -> bool:
+    """Tell whether a manager is deleting the subject of an operation.
+
+    It decides by what it was told what the row says, so nobody else may
+    finish the operation until it has.
+    """
+    return (operation is not None and operation.kind == 'delete'
+            and not free(f'{operation.subject}-delete_snapshot'))
 
 
 class Settling:
@@ -185,20 +211,28 @@ class Settling:
 
     def _extended(self, volume: Any, state: VolumeState,
                   ended: Operation | None) -> str | None:
-        """End an extension: as the manager does, if the chain has grown."""
-        size = -(-state.chain.virtual_size // _GIB)
-        if size > volume.size:
-            if not self._due(volume.id):
-                return None
-            context = self._backend.context()
-            rpcapi.VolumeAPI().extend_volume(
-                context, volume, size, _reserve(context, volume, size))
-            return f'it has {size} GiB; the manager is asked to note that'
+        """End an extension: as the manager does, if the chain has grown.
+
+        The manager of a service that lives may be about to do the same.
+        """
         if not (ended or old(volume)):
             return None
-        status = 'in-use' if volume.volume_attachment else 'available'
+        size = -(-state.chain.virtual_size // _GIB)
+        if size > volume.size:
+            return self._grown(volume, size)
+        status = _idle(volume)
         _change(volume, {'status': status}, ('extending',))
         return f'it was not extended; it is {status}'
+
+    def _grown(self, volume: Any, size: int) -> str:
+        """Note a growth; only one service can, so quota counts it once."""
+        context = self._backend.context()
+        reserved = _reserve(context, volume, size)
+        won = _change(volume, {'size': size, 'status': _idle(volume)},
+                      ('extending',))
+        end = quota.QUOTAS.commit if won else quota.QUOTAS.rollback
+        end(context, reserved, project_id=volume.project_id)
+        return f'it was extended to {size} GiB' if won else ''
 
     def _reverted(self, volume: Any, state: VolumeState,
                   ended: Operation | None) -> str | None:
@@ -228,6 +262,11 @@ def _change(row: Any, values: dict[str, Any],
             expected: tuple[str, ...]) -> bool:
     """Change a row, unless somebody else has changed its status."""
     return bool(row.conditional_update(values, {'status': expected}))
+
+
+def _idle(volume: Any) -> str:
+    """Return the status of a volume that nothing is done with."""
+    return 'in-use' if volume.volume_attachment else 'available'
 
 
 def _reserve(context: Any, volume: Any, size: int) -> Any:

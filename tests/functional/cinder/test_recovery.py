@@ -115,6 +115,36 @@ def test_a_row_whose_layer_has_gone_goes_once(cinder: World) -> None:
     cinder.audit(volume)
 
 
+def extended(cinder: World) -> Any:
+    """A volume whose file has grown, and nobody has noted it yet."""
+    volume = cinder.volume()
+    row = cinder.fresh(volume)
+    row.status = 'extending'
+    row.save()
+    cinder.driver.extend_volume(row, 2)
+    return volume
+
+
+def test_an_extension_that_a_living_manager_notes_is_left_alone(
+        cinder: World) -> None:
+    cfg.CONF.set_override('service_down_time', 60)
+    volume = extended(cinder)
+    assert cinder.driver.recovery.sweep() == []
+    assert cinder.fresh(volume).status == 'extending'
+    assert cinder.fresh(volume).size == 1
+
+
+def test_an_extension_is_counted_once_by_two_services(cinder: World) -> None:
+    volume = extended(cinder)
+    other = cinder.make_driver(name='other')
+    other.host = cinder.driver.host
+    for driver in (cinder.driver, other, cinder.driver):
+        driver.recovery.sweep()
+    assert cinder.fresh(volume).status == 'available'
+    assert cinder.fresh(volume).size == 2
+    assert used(cinder, 'gigabytes') == 2
+
+
 def count(cinder: World, snapshots: int) -> None:
     """Count snapshots, as the API does."""
     reserved = quota.QUOTAS.reserve(cinder.admin, project_id='project',
@@ -122,7 +152,7 @@ def count(cinder: World, snapshots: int) -> None:
     quota.QUOTAS.commit(cinder.admin, reserved, project_id='project')
 
 
-def used(cinder: World) -> int:
-    """Snapshots that the project's quota counts."""
+def used(cinder: World, resource: str = 'snapshots') -> int:
+    """What the project's quota counts."""
     found = db.quota_usage_get_all_by_project(cinder.admin, 'project')
-    return int(found['snapshots']['in_use'])
+    return int(found[resource]['in_use'])
