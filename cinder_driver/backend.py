@@ -25,11 +25,13 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.qemu_img import Progress
 from assisted_snapshots.chain.qemu_img import Secret
+from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import locks
 from assisted_snapshots.cinder_driver import metadata
+from assisted_snapshots.cinder_driver import promises
 from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import shares
 from assisted_snapshots.cinder_driver.native import native
@@ -153,7 +155,11 @@ class Backend:
         """
         operations = self.operations(volume, guest=guest, progress=progress)
         if self.unsettled(volume):
+            doing = native(_doing, self.files(volume))
+            promises.ending(self.context(), doing)
             native(operations.recover)
+            # The manager whose deletion it was may have had its say since.
+            promises.ending(self.context(), doing)
         return operations
 
     def note(self, volume: objects.Volume, state: VolumeState) -> None:
@@ -186,6 +192,11 @@ def _adopt(files: VolumeFiles, secret: Secret, size: int) -> bool:
     Operations(files, formats={files.name: Format.RAW},
                secret=secret).adopt_luks(size)
     return True
+
+
+def _doing(files: VolumeFiles) -> Operation | None:
+    journal = Store(files).read_journal()
+    return journal.operation if journal else None
 
 
 def _unsettled(files: VolumeFiles) -> bool:

@@ -34,12 +34,12 @@ from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.cinder_driver import promises
 from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
+from assisted_snapshots.cinder_driver.peers import free
 from assisted_snapshots.cinder_driver.peers import Peers
-from assisted_snapshots.cinder_driver.settling import ending
-from assisted_snapshots.cinder_driver.settling import in_hands
 from assisted_snapshots.cinder_driver.settling import Settling
 
 LOG = logging.getLogger(__name__)
@@ -227,6 +227,7 @@ class Recovery:
         try:
             volume = self._backend.fresh(objects.Volume(id=volume_id))
             if self._in_hands(volume):
+                # It is told after the lock is released, and by that.
                 return [], True
             operation, done = self._chain(volume)
             if volume.provider_location:
@@ -238,8 +239,11 @@ class Recovery:
 
     def _in_hands(self, volume: Any) -> bool:
         """Tell whether a manager is about to say how a deletion went."""
-        return bool(volume.provider_location) and in_hands(
-            native(_operation, self._backend.files(volume)))
+        if not volume.provider_location:
+            return False
+        doing = native(_operation, self._backend.files(volume))
+        return (doing is not None and doing.kind == 'delete'
+                and not free(f'{doing.subject}-delete_snapshot'))
 
     def _chain(self, volume: Any) -> tuple[Operation | None, list[str]]:
         """Finish or undo the operation in flight; returns it, too."""
@@ -248,7 +252,7 @@ class Recovery:
             return None, []
         operation = native(_operation, backend.files(volume))
         side = guests.side_for(backend, volume) if operation else None
-        ending(backend, operation)
+        promises.ending(backend.context(), operation)
         ops = backend.operations(volume, guest=side)
         told = native(ops.recover)
         if operation is None:

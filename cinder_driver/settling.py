@@ -9,7 +9,6 @@ volume manager once more for what is its own to do: a row to be removed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 import time
 from typing import Any
 
@@ -48,31 +47,6 @@ _DELETION = (_Status.DELETING, _Status.ERROR_DELETING, _Status.AVAILABLE)
 _AGAIN = 10.0
 
 _GIB = 1 << 30
-
-
-def ending(backend: Backend, operation: Operation | None) -> None:
-    """Let the row of a snapshot say that its deletion will be finished.
-
-    A deletion that could not go on has left it ``available``.  Who finishes
-    it on the way to something else calls this before: from then on, and
-    over every crash, the row is one that is looked at.
-    """
-    if operation is None or operation.kind != 'delete':
-        return
-    with suppress(exception.SnapshotNotFound):
-        _change(objects.Snapshot.get_by_id(backend.context(),
-                                           operation.subject),
-                {'status': _Status.DELETING}, _DELETION)
-
-
-def in_hands(operation: Operation | None) -> bool:
-    """Tell whether a manager is deleting the subject of an operation.
-
-    It decides by what it was told what the row says, so nobody else may
-    finish the operation until it has.
-    """
-    return (operation is not None and operation.kind == 'delete'
-            and not free(f'{operation.subject}-delete_snapshot'))
 
 
 class Settling:

@@ -93,6 +93,9 @@ def _delete(backend: Backend, snapshot: objects.Snapshot) -> None:
     volume = backend.fresh_by_id(snapshot.volume_id)
     if not volume.provider_location:
         return  # it was never made, so nothing of it can be left
+    if is_gone(backend, volume, snapshot.id):
+        LOG.info('%s has no snapshot %s any more.', volume.name, snapshot.id)
+        return
     check_state(volume, 'deleting a snapshot', _DELETE)
     delete_locked(backend, volume, snapshot)
 
@@ -155,6 +158,31 @@ def check_state(volume: objects.Volume, action: str,
     if volume.status not in wanted:
         raise failures.WrongState(volume=volume.id, status=volume.status,
                                   action=action, wanted=', '.join(wanted))
+
+
+def is_gone(backend: Backend, volume: objects.Volume,
+            snapshot_id: str) -> bool:
+    """Tell whether a whole chain has nothing of a snapshot any more.
+
+    Whatever forbids a deletion now, it must not call such a snapshot usable
+    again.
+
+    :param volume: fresh, and locked.
+    """
+    return native(_has_nothing_of, backend.operations(volume),
+                  backend.files(volume), snapshot_id)
+
+
+def _has_nothing_of(operations: Operations, files: VolumeFiles,
+                    snapshot_id: str) -> bool:
+    try:
+        state = operations.state()
+    except errors.ChainError:
+        return False
+    # After a merge upwards a layer has the name of what is gone.
+    name = files.overlay(snapshot_id)
+    return snapshot_id not in state.snapshots and (
+        name in state.chain.names or not files.path(name).exists())
 
 
 def _is_unknown(files: VolumeFiles, snapshot_id: str) -> bool:
