@@ -17,6 +17,8 @@ from cinder import objects
 from cinder.context import RequestContext
 from oslo_log import log as logging
 
+from assisted_snapshots.cinder_driver import locks
+
 LOG = logging.getLogger(__name__)
 
 Update = dict[str, Any]
@@ -75,8 +77,11 @@ class GroupLife:
         If one stays, the rows of those that went are left in ``deleting``,
         where recovery finds them and has them removed.
         """
-        return _delete_all(snapshots, self.delete_snapshot,
-                           exception.SnapshotIsBusy, 'deleting')
+        # Recovery would take a member that has gone for abandoned while the
+        # next one is merged, and quota would be counted twice.
+        with locks.deletion(*(snapshot.id for snapshot in snapshots)):
+            return _delete_all(snapshots, self.delete_snapshot,
+                               exception.SnapshotIsBusy, 'deleting')
 
 
 def _delete_all(members: Sequence[Any], delete: Callable[[Any], None],

@@ -10,6 +10,7 @@ besides, for the command line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import ExitStack
@@ -24,10 +25,27 @@ def locked(prefix: str, *volume_ids: str) -> Iterator[None]:
     The order is source before target everywhere, so that nobody waits for
     one who waits for him.
     """
+    with _held(f'{prefix}-{volume_id}' for volume_id in volume_ids):
+        yield
+
+
+@contextmanager
+def deletion(*snapshot_ids: str) -> Iterator[None]:
+    """Hold what Cinder's manager holds while it deletes single snapshots.
+
+    It does not where it deletes those of a group.  Taken before the locks
+    of volumes, as the manager does.
+    """
+    with _held(f'{snapshot_id}-delete_snapshot'
+               for snapshot_id in sorted(snapshot_ids)):
+        yield
+
+
+@contextmanager
+def _held(names: Iterable[str]) -> Iterator[None]:
     with ExitStack() as stack:
-        for volume_id in dict.fromkeys(volume_ids):
-            stack.enter_context(coordination.COORDINATOR.get_lock(
-                f'{prefix}-{volume_id}'))
+        for name in dict.fromkeys(names):
+            stack.enter_context(coordination.COORDINATOR.get_lock(name))
         yield
 
 

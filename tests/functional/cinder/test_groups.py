@@ -8,6 +8,7 @@ from typing import Any
 from cinder import exception
 from cinder import objects
 from cinder.volume import group_types
+from oslo_config import cfg
 import pytest
 
 from tests.functional.cinder.lab.content import digest
@@ -93,6 +94,35 @@ def test_busy_member_is_not_forgotten(cinder: World, kind: str) -> None:
     assert cinder.fresh(snapshots[1]).status == 'available'
     cinder.audit(volumes[0])
     cinder.audit(volumes[1], snapshots[1])
+
+
+def test_member_is_no_leftover_while_the_next_one_goes(
+        cinder: World, kind: str) -> None:
+    group, volumes = grouped(cinder, kind)
+    _, snapshots = taken(cinder, group, volumes)
+    driver = cinder.manager.driver
+    cfg.CONF.set_override('service_down_time', 0)
+    told = []
+
+    class Looked(type(driver)):  # type: ignore[misc]
+        """Recovery looks after each member."""
+
+        def delete_snapshot(self, snapshot: Any) -> None:
+            super().delete_snapshot(snapshot)
+            told.extend(driver.recovery.sweep())
+
+    driver.__class__ = Looked
+    try:
+        for snapshot in snapshots:
+            snapshot.status = 'deleting'
+            snapshot.save()
+        update, _ = driver.delete_group_snapshot(cinder.admin, None,
+                                                 snapshots)
+    finally:
+        driver.__class__ = Looked.__base__
+        cfg.CONF.clear_override('service_down_time')
+    assert update == {'status': 'deleted'}
+    assert told == []
 
 
 def test_busy_volume_is_not_forgotten(cinder: World, kind: str) -> None:
