@@ -14,17 +14,14 @@ to the green thread that is waiting in :func:`native`.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import os
 from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
 from cinder import monkey_patch
-import eventlet
 from eventlet import hubs
 from eventlet import patcher
-from eventlet import tpool
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -34,6 +31,9 @@ _queue = patcher.original('queue')
 _threading = patcher.original('threading')
 
 _here = _threading.local()
+
+# Where the threads that have no work wait for it.
+_idle: list[Any] = []
 
 # Seconds between two looks whether anybody still waits at home.
 _LOOK = 1.0
@@ -65,6 +65,27 @@ def home(fn: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     if errand is None:
         return fn(*args, **kwargs)
     return errand.ask(lambda: fn(*args, **kwargs))
+
+
+def _start(work: Callable[[], None]) -> None:
+    """Have work done by a thread that has none; there is always one.
+
+    A merge lasts for hours, and eventlet's pool has few threads.  They are
+    kept, because each that sleeps once has a hub, which is never closed.
+    """
+    try:
+        tasks = _idle.pop()
+    except IndexError:
+        tasks = _queue.SimpleQueue()
+        _threading.Thread(target=_serve, args=(tasks,), name='native',
+                          daemon=True).start()
+    tasks.put(work)
+
+
+def _serve(tasks: Any) -> None:
+    while True:
+        tasks.get()()
+        _idle.append(tasks)
 
 
 def _errand() -> _Errand | None:
@@ -111,10 +132,14 @@ class _Errand:
         self._requests = _queue.SimpleQueue()
         self._reader, self._writer = os.pipe()
         self._abandoned = False
+        self._lock = _threading.Lock()
+        self._ends = 2
+        self._result: Any = None
+        self._error: BaseException | None = None
 
     def run(self, fn: Callable[[], _T]) -> _T:
         """Start the work and answer its questions until it has ended."""
-        worker = eventlet.spawn(tpool.execute, self._work, fn)
+        _start(lambda: self._work(fn))
         try:
             while True:
                 hubs.trampoline(self._reader, read=True)
@@ -125,8 +150,10 @@ class _Errand:
                 request.answer()
         finally:
             self._abandoned = True
-            worker.link(self._close)
-        result: _T = worker.wait()
+            self._leave()
+        if self._error is not None:
+            raise self._error
+        result: _T = self._result
         return result
 
     def ask(self, fn: Callable[[], _T]) -> _T:
@@ -136,19 +163,26 @@ class _Errand:
         result: _T = request.result(lambda: self._abandoned)
         return result
 
-    def _work(self, fn: Callable[[], _T]) -> _T:
+    def _work(self, fn: Callable[[], Any]) -> None:
         _here.errand = self
         try:
-            return fn()
+            self._result = fn()
+        except BaseException as exc:
+            self._error = exc
         finally:
             _here.errand = None
             self._send(None)
+            self._leave()
 
     def _send(self, request: _Request | None) -> None:
         self._requests.put(request)
         os.write(self._writer, b'.')
 
-    def _close(self, _worker: object) -> None:
-        for end in (self._reader, self._writer):
-            with contextlib.suppress(OSError):
-                os.close(end)
+    def _leave(self) -> None:
+        """Close the pipe when both ends have done with it."""
+        with self._lock:
+            self._ends -= 1
+            if self._ends:
+                return
+        os.close(self._reader)
+        os.close(self._writer)

@@ -87,6 +87,18 @@ def test_many_at_once() -> None:
     ''') == [str(sum(n * n for n in range(50)))]
 
 
+def test_long_work_keeps_nobody_else_waiting() -> None:
+    assert run('''
+        end = real.Event()
+        jobs = [eventlet.spawn(native, end.wait) for n in range(40)]
+        eventlet.sleep(0.5)
+        with eventlet.Timeout(20):
+            print(native(divmod, 7, 2)[0])
+        end.set()
+        print(all(job.wait() for job in jobs))
+    ''') == ['3', 'True']
+
+
 def test_nobody_waits_any_more() -> None:
     assert run('''
         told = []
