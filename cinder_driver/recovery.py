@@ -33,6 +33,7 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
+from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import promises
 from assisted_snapshots.cinder_driver import temporary
@@ -273,7 +274,7 @@ def _operation(files: VolumeFiles) -> Operation | None:
 
 
 def _expected(exc: Exception) -> bool:
-    return isinstance(exc, errors.ChainError | exception.CinderException)
+    return isinstance(exc, (*failures.OURS, exception.CinderException))
 
 
 def _run(recovery: weakref.ref[Recovery], interval: float,

@@ -145,10 +145,10 @@ def revert(world: Joined, manager: Any, known: Known) -> None:
 
 # What must be true afterwards -----------------------------------------------
 
-def settled(world: Joined, manager: Any) -> None:
+def settled(world: Joined, manager: Any, seconds: float = 20) -> None:
     """Wait until no row promises work."""
-    quiet()
-    limit = time.monotonic() + 20
+    quiet(max(30, seconds))
+    limit = time.monotonic() + seconds
     while moving := [
             f'{type(row).__name__} {row.id} is {row.status}'
             for rows in (objects.VolumeList.get_all(world.admin),
