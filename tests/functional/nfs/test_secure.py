@@ -52,7 +52,7 @@ class Watched:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._ended.set()
         self._thread.join()
         for _, fd in self._held.values():
