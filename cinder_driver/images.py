@@ -33,6 +33,7 @@ from assisted_snapshots.chain.lock import denied_to_qemu
 from assisted_snapshots.chain.lock import opened_by_qemu
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.qemu_img import Image
+from assisted_snapshots.chain.store import blank
 from assisted_snapshots.chain.store import dress
 from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Chain
@@ -163,6 +164,7 @@ class Download:
             aside = place.with_name(place.name + '.tmp')
             tool = ImageTool(files.folder, self._backend.secret(fresh))
             try:
+                native(blank, aside, place.stat())
                 if chain.active.encrypted:
                     self._fetch_encrypted(context, tool, fresh, aside,
                                           image_service, image_id, encrypt)

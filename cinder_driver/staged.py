@@ -40,7 +40,7 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.qemu_img import Image
 from assisted_snapshots.chain.qemu_img import QemuImg
 from assisted_snapshots.chain.qemu_img import Secret
-from assisted_snapshots.chain.store import dress
+from assisted_snapshots.chain.store import blank
 from assisted_snapshots.chain.store import sync_file
 from assisted_snapshots.chain.store import sync_folder
 from assisted_snapshots.chain.value import Chain
@@ -221,7 +221,7 @@ class Staged:
 
     def _make(self, wanted: Record, chain: Chain) -> None:
         source = shown(chain)
-        self.path.unlink(missing_ok=True)
+        blank(self.path, self.files.path(source.name).stat())
         if wanted.writable:
             self._tool.make(self.path, chain.virtual_size, source.encrypted)
         else:
@@ -230,12 +230,7 @@ class Staged:
                               if source.encrypted else
                               min(chain.allocated, chain.virtual_size))
             self._tool.export(source, self.path)
-        fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            dress(fd, self.files.path(source.name).stat())
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_file(self.path)
 
     def _replace(self, target: Image, size: int) -> None:
         """Put a new layer in place of a lone encrypted one.
@@ -245,16 +240,11 @@ class Staged:
         """
         place = self.files.path(target.name)
         aside = place.with_name(place.name + '.tmp')
-        aside.unlink(missing_ok=True)
+        blank(aside, place.stat())
         self._tool.rebuild(self.path, aside, target.encrypted, True)
         made = Image(aside.name, Format.QCOW2, 0, target.encrypted)
         self._tool.resize(made, size, aside)
-        fd = os.open(aside, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            dress(fd, place.stat())
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_file(aside)
         aside.rename(place)
         sync_folder(place.parent)
 

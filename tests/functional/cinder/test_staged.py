@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 import shutil
 import subprocess
@@ -126,6 +128,24 @@ def test_read(made: Path, tmp_path: Path) -> None:
     close(staged)
     assert operations(files).check() == []
     assert list(files.folder.glob('*.view')) == []
+
+
+def test_nobody_else_reads_what_is_being_made(made: Path,
+                                              tmp_path: Path) -> None:
+    files = copied(made / 'chain', tmp_path)
+    active(files).chmod(0o660)
+    chain = operations(files).state().chain
+    staged = Staged(files, NAME, KEY)
+    modes = set()
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(staged.open,
+                             Record('1', None, False, chain.names), chain)
+        while not opened.done():
+            with suppress(FileNotFoundError):
+                modes.add(staged.path.stat().st_mode & 0o777)
+    assert opened.result() == staged.path.name
+    assert modes <= {0o600, 0o660}
+    assert staged.path.stat().st_mode & 0o777 == 0o660
 
 
 def test_restore(files: VolumeFiles, made: Path) -> None:
