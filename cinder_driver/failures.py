@@ -137,7 +137,9 @@ _TABLE: tuple[tuple[type[Exception], Callable[..., Exception]], ...] = (
 _UNCLEAR = (chain.Disagreement, chain.BadLayer, chain.BadInfo,
             chain.BadJournal, chain.BadName)
 
-OURS = (chain.ChainError, rpc.AgentError)
+# A share that is full or away is none of them: what it stopped goes on when
+# it is repeated.
+OURS = (chain.ChainError, rpc.AgentError, OSError)
 
 
 def translate(error: Exception) -> Exception:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import string
 from typing import Any
 
@@ -105,3 +106,10 @@ def test_every_template_is_complete(kind: type[Any]) -> None:
             return f'<{key}>'
 
     assert '%' not in kind.message % Fields()
+
+
+def test_a_delete_that_a_full_share_stopped_can_be_repeated() -> None:
+    with pytest.raises(exception.CinderException) as found:
+        with failures.translated_delete():
+            raise OSError(errno.ENOSPC, 'No space left on device')
+    assert type(found.value) is exception.SnapshotIsBusy
