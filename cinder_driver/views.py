@@ -38,6 +38,7 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import exported
+from assisted_snapshots.cinder_driver import metadata
 from assisted_snapshots.cinder_driver import restores
 from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import storage_daemon
@@ -278,7 +279,10 @@ class Views:
                    self._chain(subject))
         elif (subject.snapshot_id is None
               and view_needs.is_own(subject.volume, connector)
-              and view_needs.purpose(subject.volume) != view_needs.READ):
+              and view_needs.purpose(subject.volume) != view_needs.READ
+              # Else a view was swept, and the file is a container.
+              and metadata.recorded(subject.volume).get(
+                  metadata.FORMAT, Format.RAW) == Format.RAW):
             native(_mend_size, subject.files, size_bytes(subject.volume))
 
     def _settle(self, subject: Subject) -> None:

@@ -202,6 +202,17 @@ def test_snapshot(cinder: World, connector: dict[str, Any]) -> None:
         gone(cinder)
 
 
+def test_closed_twice(cinder: World, chain: Any) -> None:
+    volume = become(cinder, chain[0], 'restoring-backup')
+    cinder.driver.initialize_connection(volume, HERE)
+    cinder.driver.terminate_connection(volume, HERE)
+    base = cinder.share / volume.name
+    os.truncate(base, base.stat().st_size - MIB)
+    before = base.stat().st_size
+    cinder.driver.terminate_connection(volume, HERE)
+    assert base.stat().st_size == before
+
+
 def test_two_users(cinder: World, chain: Any) -> None:
     volume, *_ = chain
     expected = cinder.content(volume)
