@@ -124,8 +124,8 @@ class Recovery:
         :param seconds: that are given to it, which are mostly enough.
         :returns: True if something is left, which will be tried again.
         """
+        swept = self._views_swept()
         try:
-            self._backend.driver.views.sweep()
             unfinished = wait(self.begin(), timeout=seconds).not_done
             for sentence in self._peers.clean():
                 LOG.info('Recovery: %s', sentence)
@@ -133,7 +133,17 @@ class Recovery:
             LOG.exception('Nobody can tell now what is unfinished; this is '
                           'tried again.')
             return True
-        return bool(unfinished or self._waiting)
+        return bool(unfinished or self._waiting or not swept)
+
+    def _views_swept(self) -> bool:
+        """End views that nobody needs; what cannot holds up nothing else."""
+        try:
+            self._backend.driver.views.sweep()
+        except Exception:
+            LOG.exception('Raw views cannot be ended now; this is tried '
+                          'again.')
+            return False
+        return True
 
     def begin(self) -> list[Future[list[str]]]:
         """Begin to tend the volumes that need it; returns their tasks.

@@ -115,6 +115,15 @@ def test_a_row_whose_layer_has_gone_goes_once(cinder: World) -> None:
     cinder.audit(volume)
 
 
+def test_a_view_that_cannot_be_swept_stops_nothing_else(
+        cinder: World) -> None:
+    row = cinder.snapshot_row(cinder.volume())
+    folder = cinder.driver.views.folder
+    (folder / 'x.json').mkdir(parents=True)
+    assert cinder.driver.recovery.look(20)
+    assert cinder.fresh(row).status == 'error'
+
+
 def extended(cinder: World) -> Any:
     """A volume whose file has grown, and nobody has noted it yet."""
     volume = cinder.volume()
