@@ -115,7 +115,10 @@ class Settling:
             if kind in ('create', _Status.CREATING):
                 yield self._created(volume, snapshot, there, sure)
             elif kind in ('delete', _Status.DELETING):
-                yield self._deleted(volume, snapshot, there, sure)
+                told = self._deleted(volume, snapshot, there, sure)
+                yield told
+                if told and not there:
+                    yield None  # until the manager has done its part
         if volume.status == 'extending':
             yield self._extended(volume, state, ended)
         elif volume.status == 'reverting':
