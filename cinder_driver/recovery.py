@@ -66,6 +66,9 @@ class Recovery:
     a journal's intent   :meth:`~assisted_snapshots.chain.operations.
                          Operations.recover`; a revert is repeated, because
                          its undoing would look like its success
+    that of a deletion   nothing while its manager has not said how it went;
+                         then the row is called ``deleting`` before anything
+                         is done
     ``creating``         ``available`` if the chain has the snapshot, else
                          ``error``
     ``deleting``         if the chain has no such snapshot, the manager is
