@@ -23,6 +23,7 @@ import oslo_messaging as messaging
 from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain.guest import GuestSide
 from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.cinder_driver import asked
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import home
@@ -80,11 +81,19 @@ def side_for(backend: Backend, volume: objects.Volume, *,
     attachment = attachment_of(backend, volume)
     if attachment is None:
         return Detached(volume)
-    how = backend.configuration.assisted_agent
     host = host_of(attachment)
-    if how == 'never' or (how == 'auto' and not answers(backend, host)):
+    if _party(backend, volume, host) == asked.NOVA:
         return NovaSide(backend, volume, attachment.instance_uuid, snapshot)
     return AgentSide(backend, volume, host, snapshot)
+
+
+def _party(backend: Backend, volume: objects.Volume, host: str) -> str:
+    """Return who is to be asked: who was, if something is unfinished."""
+    how = backend.configuration.assisted_agent
+    before = asked.by(backend, volume)
+    if before or how != 'auto':
+        return before or (asked.NOVA if how == 'never' else asked.AGENT)
+    return asked.AGENT if answers(backend, host) else asked.NOVA
 
 
 def attachment_of(backend: Backend, volume: objects.Volume
@@ -177,6 +186,7 @@ class AgentSide:
 
     def __init__(self, backend: Backend, volume: objects.Volume, host: str,
                  snapshot: objects.Snapshot | None = None) -> None:
+        self._backend = backend
         self._volume = volume
         self.host = host
         progress = (_ignore if snapshot is None else SnapshotProgress(
@@ -219,9 +229,18 @@ class AgentSide:
     def merge(self, volume_id: str, subject: str, kind: str,
               before: tuple[str, ...], merged: tuple[str, ...],
               survivor: str) -> None:
-        """Merge layers; returns when it is done and durable."""
-        home(self._guest.merge, self._volume.id, subject, kind, before,
-             merged, survivor)
+        """Merge layers; returns when it is done and durable.
+
+        Silence leaves it written down that the agent was asked.
+        """
+        asked.note(self._backend, self._volume, asked.AGENT, subject)
+        try:
+            home(self._guest.merge, self._volume.id, subject, kind, before,
+                 merged, survivor)
+        except chain_errors.GuestFailed:
+            asked.forget(self._backend, self._volume)
+            raise
+        asked.forget(self._backend, self._volume)
 
     def _failure(self, error: errors.AgentError) -> Exception:
         if isinstance(error, _SILENT):

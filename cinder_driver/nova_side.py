@@ -42,6 +42,7 @@ from oslo_log import log as logging
 
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.guest import NOT_MOVED
+from assisted_snapshots.cinder_driver import asked
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.evidence import Evidence
 from assisted_snapshots.cinder_driver.evidence import Merging
@@ -49,10 +50,6 @@ from assisted_snapshots.cinder_driver.evidence import Names
 from assisted_snapshots.cinder_driver.native import home
 
 LOG = logging.getLogger(__name__)
-
-#: Key of the volume's admin metadata: snapshot whose merge Nova was asked
-#: for, and may still do.  No user can write there.
-ASKED = 'assisted_snapshots:asked'
 
 #: What can be said of a snapshot that Nova took.
 CONSISTENCY = 'crash-consistent'
@@ -159,7 +156,7 @@ class NovaSide:
             if said:
                 raise self._unsure(said)
             self._hear()
-        self._forget()
+        asked.forget(self._backend, self._volume)
 
     # What is seen ---------------------------------------------------------
 
@@ -185,10 +182,12 @@ class NovaSide:
 
         :raises GuestRefused: Nova has not taken it, and never has before.
         """
-        before = self._asked()
+        before = asked.was_asked(self._backend, self._volume, asked.NOVA,
+                                 self._subject)
         try:
             self._ready('active')
-            self._note_asked()
+            asked.note(self._backend, self._volume, asked.NOVA,
+                       self._subject)
             return self._send(lambda: self._nova().delete_volume_snapshot(
                 self._context(), self._subject, {
                     'volume_id': self._volume.id, 'type': 'qcow2',
@@ -196,7 +195,7 @@ class NovaSide:
         except errors.GuestRefused as exc:
             if before:
                 raise self._unsure(str(exc.fields['reason'])) from exc
-            self._forget()
+            asked.forget(self._backend, self._volume)
             raise
 
     def _send(self, request: Callable[[], object]) -> str | None:
@@ -308,20 +307,6 @@ class NovaSide:
     def _set_back(self) -> None:
         db.snapshot_update(self._backend.context(), self._subject,
                            {'progress': '0%'})
-
-    def _asked(self) -> bool:
-        found = home(lambda: db.volume_admin_metadata_get(
-            self._backend.context(), self._volume.id))
-        return bool(found.get(ASKED) == self._subject)
-
-    def _note_asked(self) -> None:
-        home(lambda: db.volume_admin_metadata_update(
-            self._backend.context(), self._volume.id,
-            {ASKED: self._subject}, False))
-
-    def _forget(self) -> None:
-        home(lambda: db.volume_admin_metadata_delete(
-            self._backend.context(), self._volume.id, ASKED))
 
     def _context(self) -> Any:
         """The request's own, as upstream does: it has the catalogue."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import replace
 
 import oslo_messaging as messaging
 import pytest
 
+from assisted_snapshots.chain.store import Operation
+from assisted_snapshots.chain.store import Store
+from assisted_snapshots.cinder_driver import asked
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver.nova_side import NovaSide
 from assisted_snapshots.rpcapi import target
@@ -60,3 +64,28 @@ def test_agent_without_hooks(cinder: World, rabbit: Rabbit,
 def test_another_host(cinder: World, rabbit: Rabbit) -> None:
     """No agent there."""
     assert chosen(cinder, rabbit, 'compute-9') is NovaSide
+
+
+@pytest.mark.usefixtures('hooks')
+@pytest.mark.parametrize('before', [asked.AGENT, asked.NOVA])
+def test_unfinished(cinder: World, rabbit: Rabbit, agent: Agent,
+                    before: str) -> None:
+    """Who was asked for a merge is asked again, whoever answers now."""
+    driver = cinder.make_driver(assisted_agent_transport_url=rabbit.url)
+    volume = cinder.volume(driver=driver)
+    cinder.snapshot(volume, driver=driver)
+    snapshot = cinder.snapshot(volume, driver=driver)
+    host = agent.host if before == asked.NOVA else 'compute-9'
+    cinder.attach(volume, host, driver=driver)
+    store = Store(driver.backend.files(volume))
+    journal = store.read_journal()
+    assert journal is not None
+    store.write_journal(replace(journal, operation=Operation(
+        'delete', snapshot.id, 'merge', True, {})))
+    asked.note(driver.backend, volume, before, snapshot.id)
+    side = guests.side_for(driver.backend, cinder.fresh(volume))
+    wanted = {asked.AGENT: guests.AgentSide, asked.NOVA: NovaSide}
+    assert type(side) is wanted[before]
+    store.write_journal(journal)
+    side = guests.side_for(driver.backend, cinder.fresh(volume))
+    assert type(side) is not wanted[before]
