@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.functional.lab import paths
+from tests.functional.lab.database import Database
 
 if TYPE_CHECKING:
     from tests.functional.cinder.lab.world import World
@@ -61,6 +62,39 @@ def cinder_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         folder.rename(kept)
     else:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope='session')
+def database_session() -> Iterator[Database]:
+    """The session's MariaDB; tests use :func:`database`."""
+    folder = paths.RUNNING / str(os.getpid()) / 'mariadb'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    server = Database(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope='session')
+def migrated(database_session: Database) -> bytes:
+    """What Cinder's migrations, which are slow, make of a database."""
+    from tests.functional.cinder.lab import deployment
+    database_session.create('migrated')
+    deployment.migrate(database_session.url('migrated'))
+    return database_session.dump('migrated')
+
+
+@pytest.fixture
+def database(database_session: Database, migrated: bytes) -> Iterator[str]:
+    """SQLAlchemy's name of a new database of Cinder, on a server."""
+    database_session.create('cinder')
+    database_session.load('cinder', migrated)
+    yield database_session.url('cinder')
+    database_session.drop('cinder')
 
 
 @pytest.fixture

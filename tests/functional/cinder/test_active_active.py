@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two cinder-volume services of one cluster, one of them killed.
 
-Real processes with eventlet's monkey patching, a real broker, one database.
+Real processes with eventlet's monkey patching, a real broker, a real
+database server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-import os
 from pathlib import Path
-import shutil
 from typing import Any
 
 from cinder.db import api as db
@@ -19,35 +18,20 @@ from assisted_snapshots.chain.names import RESERVED
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.pair import DOWN
 from tests.functional.cinder.lab.pair import Pair
-from tests.functional.lab import paths
 from tests.functional.lab import waiting
 from tests.functional.lab.rabbit import Rabbit
 
 
-@pytest.fixture(scope='module')
-def _pair(rabbit_session: Rabbit) -> Iterator[Pair]:
-    folder = paths.RUNNING / str(os.getpid()) / 'pair'
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if not rabbit_session.running:
-        rabbit_session.start()
-    pair = Pair(folder, rabbit_session.url)
-    yield pair
-    pair.close()
-    kept = paths.FAILURES / 'active-active'
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for service in pair.services:
-        shutil.copy(service.log, kept)
-    shutil.rmtree(folder)
-
-
 @pytest.fixture
-def pair(_pair: Pair) -> Iterator[Pair]:
+def pair(cinder_folder: Path, rabbit: Rabbit, database: str
+         ) -> Iterator[Pair]:
     """Both services run."""
-    _pair.start()
-    yield _pair
-    _pair.release()
+    made = Pair(cinder_folder, rabbit.url, database)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
 
 
 def test_killed_deleting_the_other_finishes(pair: Pair) -> None:

@@ -10,7 +10,7 @@ The folder:
 
 =================  =======================================================
 cinder.conf        read by every process; a section per backend
-cinder.sqlite      Cinder's database
+cinder.sqlite      Cinder's database, unless a server has it
 shares             what ``nfs_shares_config`` names
 share/             the share as its server would have it
 mnt/<md5>/         the same folder, bound where os-brick looks for a mount
@@ -61,7 +61,7 @@ enable_v3_api = true
 rpc_response_timeout = 15
 
 [database]
-connection = sqlite:///{folder}/cinder.sqlite
+connection = {database}
 
 [coordination]
 backend_url = file://{folder}/state
@@ -95,17 +95,21 @@ def mount_point(folder: Path) -> Path:
     return folder / 'mnt' / digest.hexdigest()
 
 
-def build(folder: Path, bound: bool = True) -> None:
+def build(folder: Path, bound: bool = True, database: str = '') -> None:
     """Make the folder of a deployment; nothing global is touched.
 
     :param bound: False where a real share is mounted already.
+    :param database: of a server, migrated already; where several processes
+        write at once, SQLite does not do.
     """
     for name in ('share', 'state/conversion'):
         (folder / name).mkdir(parents=True)
-    (folder / 'cinder.conf').write_text(
-        _DEFAULTS.format(folder=folder, key=FIXED_KEY))
+    (folder / 'cinder.conf').write_text(_DEFAULTS.format(
+        folder=folder, key=FIXED_KEY,
+        database=database or f'sqlite:///{folder}/cinder.sqlite'))
     (folder / 'shares').write_text(f'{EXPORT}\n')
-    (folder / 'cinder.sqlite').write_bytes(_database())
+    if not database:
+        (folder / 'cinder.sqlite').write_bytes(_database())
     if bound:
         mount(folder)
 
@@ -173,18 +177,23 @@ def _database() -> bytes:
     """An empty database, made once per process by Cinder's migrations."""
     with tempfile.TemporaryDirectory(prefix='cinder-') as folder:
         file = Path(folder, 'cinder.sqlite')
-        CONF([], project='cinder', default_config_files=[])
-        CONF.set_override('connection', f'sqlite:///{file}', 'database')
-        restore = db_api.main_context_manager.patch_factory(
-            enginefacade.transaction_context())
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            migration.db_sync()
-        db_api.main_context_manager.dispose_pool()
-        restore()
-        CONF.clear_override('connection', 'database')
-        CONF.reset()
+        migrate(f'sqlite:///{file}')
         with contextlib.closing(sqlite3.connect(file)) as connection:
             # Readers do not wait for a writer of another process.
             connection.execute('PRAGMA journal_mode=WAL')
         return file.read_bytes()
+
+
+def migrate(database: str) -> None:
+    """Make an empty database Cinder's, by its migrations."""
+    CONF([], project='cinder', default_config_files=[])
+    CONF.set_override('connection', database, 'database')
+    restore = db_api.main_context_manager.patch_factory(
+        enginefacade.transaction_context())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        migration.db_sync()
+    db_api.main_context_manager.dispose_pool()
+    restore()
+    CONF.clear_override('connection', 'database')
+    CONF.reset()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two real cinder-volume processes of one cluster, and how one is killed.
 
-They share a database, a broker, lock files and the share.  Requests go to
-the cluster's queue, as Cinder's API sends them, so either may get one.  A
-tool that a service starts can be held: QEMU's is then slow, as on a share
+They share a database server, a broker, lock files and the share.  Requests
+go to the cluster's queue, as Cinder's API sends them, so either may get one.
+A tool that a service starts can be held: QEMU's is then slow, as on a share
 that is, and who started it is known.
 """
 
@@ -98,9 +98,9 @@ class Service:
 class Pair:
     """Two services, and a client of both."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, database: str) -> None:
         self.folder = folder
-        deployment.build(folder)
+        deployment.build(folder, database=database)
         with open(folder / 'cinder.conf', 'a') as file:
             file.write(_COMMON.format(url=url, section=SECTION, down=DOWN))
         deployment.add_backend(
@@ -117,10 +117,9 @@ class Pair:
         self.count(-1)
 
     def start(self) -> None:
-        """Start those that do not run, one after the other."""
+        """Start both."""
         for service in self.services:
-            if service._process is None:
-                service.start()
+            service.start()
         waiting.until(self._up, 'both services', 120)
 
     def close(self) -> None:
