@@ -13,10 +13,20 @@ from __future__ import annotations
 from cinder import objects
 from oslo_log import log as logging
 
+from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.native import native
 
 LOG = logging.getLogger(__name__)
+
+
+def in_step(backend: Backend, volume: objects.Volume,
+            operations: Operations) -> None:
+    """Let Cinder's records say what has become of the chain."""
+    state = native(operations.state)
+    backend.note(volume, state)
+    point(backend, volume, state)
 
 
 def point(backend: Backend, volume: objects.Volume,

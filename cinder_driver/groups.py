@@ -22,6 +22,7 @@ from cinder.volume import volume_utils
 from oslo_log import log as logging
 
 from assisted_snapshots.chain.operations import create_together
+from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import snapshots
@@ -132,7 +133,7 @@ def _take(backend: Backend, side: guests.AgentSide | None,
     LOG.info('%d snapshots were taken at one moment, %s.', len(members),
              consistency)
     for one, (volume, _) in zip(operations, members, strict=True):
-        snapshots.in_step(backend, volume, one)
+        attachments.in_step(backend, volume, one)
 
 
 def _undo(backend: Backend, done: Sequence[_Part]) -> None:

@@ -24,6 +24,7 @@ from assisted_snapshots.chain import errors as chain_errors
 from assisted_snapshots.chain.guest import GuestSide
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.cinder_driver import asked
+from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import home
@@ -60,13 +61,18 @@ def settled(backend: Backend, volume: objects.Volume, *,
         only if a crash has cut something short.
     :raises Disagreement: nobody can tell what is right.
     """
-    if at_rest and not backend.unsettled(volume):
+    unfinished = backend.unsettled(volume)
+    if at_rest and not unfinished:
         return backend.operations(volume)
     progress = None if snapshot is None else SnapshotProgress(
         backend.context(), snapshot).percent
-    return backend.settled(
+    operations = backend.settled(
         volume, guest=side_for(backend, volume, snapshot=snapshot),
         progress=progress)
+    if unfinished:
+        # Whatever comes now may be refused; this is true already.
+        attachments.in_step(backend, volume, operations)
+    return operations
 
 
 def side_for(backend: Backend, volume: objects.Volume, *,

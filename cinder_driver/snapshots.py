@@ -73,7 +73,7 @@ def create_locked(backend: Backend, volume: objects.Volume,
     except errors.SnapshotExists:
         LOG.info('Snapshot %s was begun before a crash, and is there.',
                  snapshot.id)
-    in_step(backend, volume, operations)
+    attachments.in_step(backend, volume, operations)
 
 
 def delete(backend: Backend, snapshot: objects.Snapshot) -> None:
@@ -116,7 +116,7 @@ def delete_locked(backend: Backend, volume: objects.Volume,
     except errors.SnapshotNotFound:
         LOG.info('%s has no snapshot %s any more, and no file of it.',
                  volume.name, snapshot.id)
-    in_step(backend, volume, operations)
+    attachments.in_step(backend, volume, operations)
 
 
 def revert(backend: Backend, volume: objects.Volume,
@@ -127,16 +127,8 @@ def revert(backend: Backend, volume: objects.Volume,
         check_state(fresh, 'reverting', _REVERT)
         operations = guests.settled(backend, fresh)
         native(operations.revert, snapshot.id)
-        in_step(backend, fresh, operations)
+        attachments.in_step(backend, fresh, operations)
         _update(snapshot, fresh)
-
-
-def in_step(backend: Backend, volume: objects.Volume,
-            operations: Operations) -> None:
-    """Let Cinder's records say what has become of the chain."""
-    state = native(operations.state)
-    backend.note(volume, state)
-    attachments.point(backend, volume, state)
 
 
 def check_enabled(backend: Backend) -> None:

@@ -21,6 +21,7 @@ from oslo_utils import units
 
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Format
+from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import metadata
@@ -123,7 +124,7 @@ def extend(backend: Backend, volume: objects.Volume, size_gb: int) -> None:
         operations = guests.settled(backend, fresh)
         backend.driver.check_room(fresh, (size_gb - fresh.size) * units.Gi)
         native(operations.extend, size_gb * units.Gi)
-        snapshots.in_step(backend, fresh, operations)
+        attachments.in_step(backend, fresh, operations)
 
 
 def delete(backend: Backend, volume: objects.Volume) -> None:
