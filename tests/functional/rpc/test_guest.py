@@ -83,7 +83,7 @@ def test_create_tells_what_the_snapshot_is_worth(
     assert guest.create('v1', 's1', 'f', 'try') == 'crash-consistent'
     assert there.calls == [('create_snapshot', {'request': {
         'disks': [{'volume_id': 'v1', 'snapshot_id': 's1', 'new_file': 'f'}],
-        'quiesce': 'try', 'report': False}})]
+        'quiesce': 'try', 'report': False, 'origin': ''}})]
 
 
 @pytest.mark.parametrize('report', [False, True])
