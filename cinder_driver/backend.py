@@ -156,10 +156,8 @@ class Backend:
         operations = self.operations(volume, guest=guest, progress=progress)
         if self.unsettled(volume):
             doing = native(_doing, self.files(volume))
-            promises.ending(self.context(), doing)
-            native(operations.recover)
-            # The manager whose deletion it was may have had its say since.
-            promises.ending(self.context(), doing)
+            with promises.ending(self.context(), doing):
+                native(operations.recover)
         return operations
 
     def note(self, volume: objects.Volume, state: VolumeState) -> None:

@@ -10,7 +10,8 @@ quota removed.  This module must never look at, or change, a layer.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cinder import exception
 from cinder import objects
@@ -22,15 +23,43 @@ from assisted_snapshots.chain.store import Operation
 _Status = fields.SnapshotStatus
 
 
-def ending(context: RequestContext, operation: Operation | None) -> None:
+@contextmanager
+def ending(context: RequestContext, operation: Operation | None
+           ) -> Iterator[None]:
     """Let a row say that the deletion of its snapshot is being finished.
+
+    If it cannot be finished now, the row is as it was: its user can repeat
+    the deletion.
 
     :param operation: in flight; any other than a deletion is no matter.
     """
+    before = _promise(context, operation)
+    try:
+        yield
+    except Exception:
+        if before and operation:
+            _change(context, operation, before, (_Status.DELETING,))
+        raise
+    # The manager whose deletion it was may have had its say since.
+    _promise(context, operation)
+
+
+def _promise(context: RequestContext, operation: Operation | None) -> str:
+    """Call the row ``deleting``; what it was, if that was another."""
     if operation is None or operation.kind != 'delete':
-        return
-    with suppress(exception.SnapshotNotFound):
-        objects.Snapshot.get_by_id(
-            context, operation.subject).conditional_update(
-                {'status': _Status.DELETING},
-                {'status': (_Status.AVAILABLE, _Status.ERROR_DELETING)})
+        return ''
+    return next((status for status in (_Status.AVAILABLE,
+                                       _Status.ERROR_DELETING)
+                 if _change(context, operation, _Status.DELETING,
+                            (status,))), '')
+
+
+def _change(context: RequestContext, operation: Operation, status: str,
+            expected: tuple[str, ...]) -> bool:
+    """Change the row's status, unless it is another or gone."""
+    try:
+        row = objects.Snapshot.get_by_id(context, operation.subject)
+    except exception.SnapshotNotFound:
+        return False
+    return bool(row.conditional_update({'status': status},
+                                       {'status': expected}))

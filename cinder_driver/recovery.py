@@ -265,10 +265,12 @@ class Recovery:
         if not volume.provider_location:
             return None, []
         operation = native(_operation, backend.files(volume))
-        side = guests.side_for(backend, volume) if operation else None
-        promises.ending(backend.context(), operation)
+        side = guests.side_for(
+            backend, volume,
+            snapshot=self._deleted(operation)) if operation else None
         ops = backend.operations(volume, guest=side)
-        told = native(ops.recover)
+        with promises.ending(backend.context(), operation):
+            told = native(ops.recover)
         if operation is None:
             return None, told
         if operation.kind == 'revert':
@@ -278,6 +280,20 @@ class Recovery:
         backend.note(volume, state)
         attachments.point(backend, volume, state)
         return operation, told
+
+    def _deleted(self, operation: Operation) -> objects.Snapshot | None:
+        """Return the snapshot whose deletion its user waits for.
+
+        Only for it may Nova be asked once more.
+        """
+        if operation.kind != 'delete':
+            return None
+        try:
+            row = objects.Snapshot.get_by_id(self._backend.context(),
+                                             operation.subject)
+        except exception.SnapshotNotFound:
+            return None
+        return row if row.status == 'deleting' else None
 
 
 def _operation(files: VolumeFiles) -> Operation | None:
