@@ -7,20 +7,33 @@ set -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-for folder in /run /tmp /mnt /var/lib/nfs; do
-    mount -t tmpfs -o mode=1777 tmpfs "$folder"
-done
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+
+# The checkout, or the Python, may lie in a folder that is about to be hidden.
+prefix=$(dirname "$(dirname "$(readlink -f "$lab_python")")")
+mkdir /dev/shm/checkout /dev/shm/prefix
+mount --bind "$lab_checkout" /dev/shm/checkout
+mount --bind "$prefix" /dev/shm/prefix
+for folder in /run /tmp /mnt /var/lib/nfs; do
+    mount -t tmpfs -o mode=1777 tmpfs "$folder"
+done
+if [ ! -e "$lab_checkout" ]; then
+    mkdir -p "$lab_checkout"
+    mount --bind /dev/shm/checkout "$lab_checkout"
+fi
+if [ ! -e "$prefix" ]; then
+    mkdir -p "$prefix"
+    mount --bind /dev/shm/prefix "$prefix"
+fi
 mkdir /run/log /run/lock /mnt/share
 mount -t hostfs -o "$lab_log" none /run/log
 exec >/run/log/init 2>&1
 
 # Ordinary users may not look into root's home, where the Python could be.
 number=0
-for needed in "$lab_checkout" "$(dirname "$(dirname "$(
-        readlink -f "$lab_python")")")"; do
+for needed in "$lab_checkout" "$prefix"; do
     folder=$needed
     closed=
     while [ "$folder" != / ]; do
