@@ -18,9 +18,6 @@ from tests.functional.cinder import crash
 from tests.functional.cinder.lab import deployment
 from tests.functional.cinder.lab import process
 
-#: How many effects of one operation are walked, evenly spread.
-MOST = 8
-
 _OPTIONS = '''
 [DEFAULT]
 service_down_time = 2
@@ -48,7 +45,7 @@ def test_killed_anywhere(place: Path, name: str) -> None:
     effects = process.run(crash.request, place, name, known)
     assert effects[-1] == 'return'
     assert len(effects) > 2, effects
-    for at in spread(len(effects)):
+    for at in range(len(effects)):
         restore(place)
         seen = process.run(crash.request, place, name, known, at)
         # Progress is noted as time passes: there may be less of it.
@@ -58,13 +55,6 @@ def test_killed_anywhere(place: Path, name: str) -> None:
         except AssertionError as exc:
             raise AssertionError(f'killed in front of {effects[at]} '
                                  f'(effect {at} of {effects})') from exc
-
-
-def spread(count: int) -> list[int]:
-    """Return which effects are walked: first, last, and some between."""
-    most = min(MOST, count) - 1
-    return sorted({round(i * (count - 1) / max(1, most))
-                   for i in range(most + 1)})
 
 
 def keep(place: Path) -> None:
