@@ -67,10 +67,17 @@ class Stage:
         del self.snapshots[snapshot]
         self.settled()
 
+    def stop(self) -> int:
+        """Stop writing; the last record, of which none has failed."""
+        done = self.writer.stop()
+        assert done.acknowledged == done.submitted
+        assert done.errors == 0
+        return done.acknowledged
+
     def settled(self) -> None:
         """Everybody says the same, and every snapshot shows its moment."""
         # A file that is written to cannot be checked.
-        last = self.writer.stop().acknowledged
+        last = self.stop()
         self.at_rest()
         assert self.server.chain(self.id) == audit.layers(self.files)
         self.writer.start(last)
@@ -104,7 +111,7 @@ class Stage:
 
     def finish(self) -> None:
         """Stop writing, detach, and prove what is left."""
-        last = self.writer.stop().acknowledged
+        last = self.stop()
         self.server.detach(self.id)
         audit.active_holds(self.files, self.writer.pattern,
                            Bounds(last, last))
@@ -155,13 +162,13 @@ def test_reboots_end_on_the_right_layer(stage: Stage) -> None:
     first = stage.take()
     for again in (stage.server.stop_and_start, stage.server.reboot):
         second = stage.take()
-        last = stage.writer.stop().acknowledged
+        last = stage.stop()
         again()
         stage.go_on(last)
         stage.settled()
         stage.delete(second)
     stage.delete(first)
-    last = stage.writer.stop().acknowledged
+    last = stage.stop()
     stage.server.reboot()
     stage.go_on(last)
     stage.settled()
@@ -173,7 +180,7 @@ def test_a_server_that_is_shut_off(stage: Stage) -> None:
     it on the layer below.
     """
     kept, going = stage.take(), stage.take()
-    last = stage.writer.stop().acknowledged
+    last = stage.stop()
     stage.server.stop()
     refused = stage.project.request_snapshot(stage.id)
     snapshot = stage.project.snapshot_becomes(refused, 'error')
