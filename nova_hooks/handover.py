@@ -60,7 +60,7 @@ class Handover:
               topic: str = target.REPORT_TOPIC) -> None:
         """Begin to take reports."""
         self._server = messaging.get_rpc_server(
-            transport, messaging.Target(topic=topic, server=host),
+            transport, target.report(host, topic),
             [ReportEndpoint(self._reports.take)],
             access_policy=messaging.DefaultRPCAccessPolicy)
         self._server.start()

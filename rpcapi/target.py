@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import oslo_messaging as messaging
 
+#: Both sides name it: Nova's transport has an exchange of its own, and what
+#: is sent there reaches nobody.
+EXCHANGE = 'assisted-snapshots'
 TOPIC = 'assisted-snapshot'
 REPORT_TOPIC = 'assisted-snapshot-report'
 VERSION = '1.0'
@@ -23,9 +26,11 @@ EXMODS = ('assisted_snapshots.rpcapi.errors',)
 
 def agent(host: str, topic: str = TOPIC) -> messaging.Target:
     """Return the target of the agent on a host."""
-    return messaging.Target(topic=topic, server=host, version=VERSION)
+    return messaging.Target(exchange=EXCHANGE, topic=topic, server=host,
+                            version=VERSION)
 
 
 def report(host: str, topic: str = REPORT_TOPIC) -> messaging.Target:
     """Return the target of the callback that takes a host's reports."""
-    return messaging.Target(topic=topic, server=host, version='1.0')
+    return messaging.Target(exchange=EXCHANGE, topic=topic, server=host,
+                            version='1.0')

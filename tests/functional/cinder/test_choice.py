@@ -28,7 +28,7 @@ def hooks(rabbit: Rabbit, agent: Agent) -> Iterator[None]:
     """Somebody on the agent's host takes its reports."""
     way = transport.make(url=rabbit.url)
     server = messaging.get_rpc_server(
-        way, messaging.Target(topic=target.REPORT_TOPIC, server=agent.host),
+        way, target.report(agent.host),
         [ReportEndpoint(lambda job: None)])
     server.start()
     yield

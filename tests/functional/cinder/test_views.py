@@ -340,6 +340,24 @@ def test_delivery_cut_short(cinder: World, chain: Any) -> None:
     cinder.audit(volume, first, snapshot)
 
 
+def test_removal_cut_short(cinder: World, chain: Any) -> None:
+    """A view that was delivered holds up nobody, killed before its record
+    has gone.
+    """
+    volume, *_ = chain
+    volume = become(cinder, volume, 'restoring-backup')
+    path = path_of(cinder.driver.initialize_connection(volume, THERE))
+    with open(path, 'r+b') as file:
+        file.write(b'\x77' * content.LENGTH)
+    [record] = cinder.share.glob('*.record.view')
+    text = record.read_text()
+    cinder.driver.terminate_connection(volume, THERE)
+    record.write_text(text.replace('"open"', '"deliver"'))
+    cinder.attach(become(cinder, volume, 'available'))
+    gone(cinder)
+    assert cinder.content(volume).bytes_at(0) == content.digest(0x77)
+
+
 @pytest.mark.parametrize('step', ['making', '"'])
 def test_making_cut_short(cinder: World, chain: Any, step: str) -> None:
     volume, *_ = chain

@@ -29,8 +29,7 @@ class Consumer:
     def __init__(self, url: str, host: str) -> None:
         self.taken: list[Job] = []
         self._transport = transport.make(url=url)
-        self._target = messaging.Target(topic=target.REPORT_TOPIC,
-                                        server=host)
+        self._target = target.report(host)
         self._server: messaging.RPCServer | None = None
 
     def listen(self) -> None:

@@ -28,7 +28,7 @@ class Peer:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._endpoint = self._make(version, methods)
         self._transport = transport.make(url=url)
-        self._target = messaging.Target(topic=topic, server=host)
+        self._target = targets.agent(host, topic)
         self._server: messaging.RPCServer | None = None
 
     def start(self) -> Peer:

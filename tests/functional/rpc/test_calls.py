@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from oslo_config import cfg
 import oslo_messaging as messaging
 import pytest
 
@@ -82,6 +83,20 @@ def test_agent_too_old_for_a_method(peer: Peers, host: str,
         caller.call('ping', version='1.1')
     assert caught.value.kwargs['version'] == '1.1'
     assert there.calls == []
+
+
+def test_caller_with_an_exchange_of_its_own(
+        peer: Peers, host: str, rabbit: Rabbit) -> None:
+    """As the services have: Nova's is not Cinder's."""
+    peer(ping=lambda: {'host': host})
+    conf = cfg.ConfigOpts()
+    conf([], project='nova', default_config_files=[], default_config_dirs=[])
+    way = transport.make(conf, rabbit.url)
+    conf.set_override('control_exchange', 'nova')
+    try:
+        assert AgentClient(way, host, 10).ping().host == host
+    finally:
+        way.cleanup()
 
 
 def test_newer_agent_understands_us(peer: Peers, client: AgentClient) -> None:

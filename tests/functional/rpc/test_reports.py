@@ -32,8 +32,7 @@ class Callback:
         self._lock = threading.Lock()
         self._transport = transport.make(url=url)
         self._server = messaging.get_rpc_server(
-            self._transport, messaging.Target(
-                topic=target.REPORT_TOPIC, server=host),
+            self._transport, target.report(host),
             [ReportEndpoint(self._take)])
 
     def start(self) -> None:

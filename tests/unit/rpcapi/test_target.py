@@ -11,14 +11,16 @@ from assisted_snapshots.rpcapi import target
 
 def test_agent() -> None:
     found = target.agent('compute-1')
-    assert (found.topic, found.server, found.version, found.namespace) == (
-        'assisted-snapshot', 'compute-1', '1.0', None)
+    assert (found.exchange, found.topic, found.server) == (
+        'assisted-snapshots', 'assisted-snapshot', 'compute-1')
+    assert (found.version, found.namespace) == ('1.0', None)
 
 
 def test_report() -> None:
     found = target.report('compute-1')
-    assert (found.topic, found.server, found.version, found.namespace) == (
-        'assisted-snapshot-report', 'compute-1', '1.0', None)
+    assert (found.exchange, found.topic, found.server) == (
+        'assisted-snapshots', 'assisted-snapshot-report', 'compute-1')
+    assert (found.version, found.namespace) == ('1.0', None)
 
 
 def test_only_our_errors_are_rebuilt() -> None:
