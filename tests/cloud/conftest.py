@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests in a real OpenStack.
 
-One cloud serves the whole session.  It is the session's own, unless
-``CLOUD_FOLDER`` names one that ``tools/cloud up`` started; then pytest has
-to run in it, by ``tools/cloud shell``.  The logs of a cloud stay until the
-next one.
+Every test runs in a cloud with our hooks and in one whose Nova is as it is
+released, unless it is marked ``cloud('hooks')`` or ``cloud('released')``;
+one cloud of each kind serves the whole session.  It is the session's own,
+unless ``CLOUD_FOLDER`` names one that ``tools/cloud up`` started; then
+pytest has to run in it, by ``tools/cloud shell``.  The logs of a cloud stay
+until the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 import os
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from tests.cloud.lab import logs
@@ -25,35 +25,57 @@ from tests.cloud.lab.project import Project
 from tests.cloud.lab.server import Server
 from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.settings import Settings
+from tests.cloud.lab.stage import BLOCKS
+from tests.cloud.lab.stage import DELAY
+from tests.cloud.lab.stage import Stage
 from tests.functional.lab import paths
+from tests.functional.lab import share
 
-FOLDER = paths.TMP / 'cloud/tests'
+KINDS = ('hooks', 'released')
+GIVEN = os.environ.get('CLOUD_FOLDER')
 
 
-@dataclass(frozen=True)
-class Connected:
-    """A libvirtd that somebody else started."""
-
-    connection: libvirt.virConnect
-    pid: int = 1
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test in every kind of cloud that its mark names."""
+    if 'kind' in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker('cloud')
+        kinds = mark.args if mark else KINDS
+        metafunc.parametrize('kind', kinds, indirect=True, scope='session')
 
 
 @pytest.fixture(scope='session')
-def settings() -> Iterator[Settings]:
-    """A cloud that runs."""
-    given = os.environ.get('CLOUD_FOLDER')
-    if given:
-        yield Settings.load(Path(given))
-        return
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the cloud's Nova is."""
+    return str(request.param)
+
+
+@pytest.fixture(scope='session')
+def cloud(kind: str) -> Iterator[Cloud]:
+    """A cloud that runs and belongs to this session."""
+    folder = paths.TMP / f'cloud/tests-{kind}'
+    assisted = kind == 'hooks'
     # Nobody has to wait for agents that are not there.
-    cloud = Cloud(Settings.fresh(FOLDER, cinder={'assisted_agent': 'never'}),
+    cinder = {} if assisted else {'assisted_agent': 'never'}
+    cloud = Cloud(Settings.fresh(folder, assisted=assisted, cinder=cinder),
                   print)
     cloud.up()
-    yield cloud.settings
+    yield cloud
     cloud.down()
-    left = [path.name for path in FOLDER.iterdir()]
+    left = [path.name for path in folder.iterdir()]
     assert left == ['log'], 'the cloud left more than its logs'
-    assert not process.marked(FOLDER), 'the cloud left processes'
+    assert not process.marked(folder), 'the cloud left processes'
+
+
+@pytest.fixture(scope='session')
+def settings(request: pytest.FixtureRequest, kind: str) -> Settings:
+    """A cloud that runs."""
+    if GIVEN:
+        found = Settings.load(Path(GIVEN))
+        if found.assisted != (kind == 'hooks'):
+            pytest.skip('the cloud is of the other kind')
+        return found
+    cloud: Cloud = request.getfixturevalue('cloud')
+    return cloud.settings
 
 
 @pytest.fixture(scope='session')
@@ -65,12 +87,28 @@ def project(settings: Settings) -> Project:
 @pytest.fixture(scope='session')
 def server(settings: Settings, project: Project) -> Iterator[Server]:
     """A server that runs on the first host; tests leave it so."""
-    made = project.server('guest', HOSTS[0])
-    uri = f'qemu+unix:///system?socket={settings.found[HOSTS[0]]}'
-    server = Server(project, settings, Connected(libvirt.open(uri)), made)
-    server.wait_ready()
+    server = Server.boot(project, settings, HOSTS[0])
     yield server
-    project.delete_server(made)
+    project.delete_server(server.id)
+
+
+@pytest.fixture
+def stage(settings: Settings, project: Project, server: Server
+          ) -> Iterator[Stage]:
+    """An attached volume whose guest writes; afterwards nothing is left."""
+    volume = project.volume()
+    server.attach(volume)
+    writer = server.writer(volume, BLOCKS, DELAY)
+    writer.start()
+    files = share.Volume(settings.share, volume, 'raw', share.GIB)
+    stage = Stage(settings, project, server, files, writer)
+    yield stage
+    stage.finish()
+    for snapshot in [*stage.snapshots]:
+        project.delete_snapshot(snapshot)
+    project.delete_volume(volume)
+    left = {path.name for path in settings.share.iterdir()}
+    assert left == {'lost+found'}
 
 
 @pytest.fixture(autouse=True)

@@ -173,7 +173,7 @@ class Cloud:
             self._service(name, [name, '--config-file',
                                  self.settings.config(project)])
         for host in self.hosts.values():
-            host.start_compute()
+            host.start_services()
 
     def _service(self, name: str, command: list[object],
                  **variables: str) -> None:
@@ -192,8 +192,8 @@ class Cloud:
         for service in self.services.values():
             service.alive()
         for host in self.hosts.values():
-            assert host.compute is not None
-            host.compute.alive()
+            for service in host.services:
+                service.alive()
         try:
             return self._reported() and self._discovered()
         except (ConnectFailure, HttpError):
@@ -218,8 +218,8 @@ class Cloud:
         for service in self.services.values():
             service.ask_to_stop()
         for host in self.hosts.values():
-            if host.compute is not None:
-                host.compute.ask_to_stop()
+            for service in host.services:
+                service.ask_to_stop()
         self._stack.close()
 
 

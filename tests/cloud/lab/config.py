@@ -49,6 +49,8 @@ def write_all(settings: Settings, inbound: Mapping[str, str]) -> None:
     write(settings.config('nova'), nova(settings))
     for host, address in inbound.items():
         write(settings.config(host), compute(settings, host, address))
+        if settings.assisted:
+            write(settings.config(f'agent-{host}'), agent(settings, host))
     for project in ('nova', 'cinder'):
         write(settings.config(f'{project}-rootwrap'), rootwrap(project))
     (settings.etc / 'shares').write_text(f'{settings.export}\n')
@@ -155,13 +157,26 @@ def compute(settings: Settings, host: str, inbound: str) -> Sections:
             'cpu_mode': 'none', 'num_pcie_ports': 6,
             'hw_machine_type': 'x86_64=pc', 'images_type': 'qcow2',
             'nfs_mount_point_base': settings.data / f'{host}/mnt',
-            'connection_uri':
-                f'qemu+unix:///system?socket={settings.found[host]}',
+            'connection_uri': _libvirt_uri(settings, host),
             'live_migration_uri': 'qemu+unix:///system?socket='
                                   f'{sockets.parent}/%s/libvirt-sock',
             'live_migration_inbound_addr': inbound,
             'live_migration_permit_post_copy': False},
         'workarounds': {'skip_cpu_compare_on_dest': True}}
+
+
+def agent(settings: Settings, host: str) -> Sections:
+    """The agent's, of a compute host."""
+    return {
+        'DEFAULT': {'transport_url': settings.found['rabbit'],
+                    'debug': True},
+        'agent': {'host': host, 'libvirt_uri': _libvirt_uri(settings, host),
+                  'state_dir': settings.data / f'{host}/agent'},
+        'oslo_messaging_rabbit': {'rabbit_quorum_queue': False}}
+
+
+def _libvirt_uri(settings: Settings, host: str) -> str:
+    return f'qemu+unix:///system?socket={settings.found[host]}'
 
 
 def _nova(settings: Settings, host: str) -> dict[str, Options]:
@@ -174,7 +189,8 @@ def _nova(settings: Settings, host: str) -> dict[str, Options]:
             # One folder for all hosts, as live migration wants it.
             'instances_path': settings.data / 'instances',
             'transport_url': settings.found['rabbit'],
-            'compute_driver': 'libvirt.LibvirtDriver',
+            'compute_driver': ('assisted.LibvirtDriver' if settings.assisted
+                               else 'libvirt.LibvirtDriver'),
             'rootwrap_config': settings.config('nova-rootwrap'),
             'force_raw_images': False, 'report_interval': 5,
             'service_down_time': 60,

@@ -66,6 +66,7 @@ class ComputeHost:
         self.inbound = inbound
         self.libvirtd: HostLibvirtd | None = None
         self.compute: Process | None = None
+        self.agent: Process | None = None
         self._settings = settings
         self._sockets = sockets
         self._holder = Process(settings, name, [
@@ -94,18 +95,33 @@ class ComputeHost:
         (self._sockets / self.inbound).symlink_to(self.libvirtd.root / 'sock')
         self.libvirtd.start()
 
-    def start_compute(self) -> None:
-        """Start nova-compute; it needs the rest of Nova."""
+    @property
+    def services(self) -> list[Process]:
+        """What runs here beside libvirtd, in the order of its start."""
+        return [service for service in (self.agent, self.compute) if service]
+
+    def start_services(self) -> None:
+        """Start the agent and nova-compute, which needs the rest of Nova."""
+        settings = self._settings
+        if settings.assisted:
+            self.agent = Process(
+                settings, f'agent-{self.name}',
+                ['assisted-snapshot-agent', '--config-file',
+                 settings.config(f'agent-{self.name}')], enter=self.enter)
         self.compute = Process(
-            self._settings, f'nova-{self.name}',
-            ['nova-compute', '--config-file',
-             self._settings.config(self.name)], enter=self.enter)
-        self.compute.start()
+            settings, f'nova-{self.name}',
+            ['nova-compute-assisted' if settings.assisted
+             else 'nova-compute', '--config-file',
+             settings.config(self.name)], enter=self.enter,
+            variables={'OS_NOVA_DISABLE_EVENTLET_PATCHING':
+                       str(not settings.eventlet).lower()})
+        for service in self.services:
+            service.start()
 
     def stop(self) -> None:
         """End its guests, its libvirtd and the host itself."""
-        if self.compute is not None:
-            self.compute.stop()
+        for service in reversed(self.services):
+            service.stop()
         if self.libvirtd is not None:
             self.libvirtd.stop()
         self._holder.kill()

@@ -8,27 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 import re
 
+from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.settings import Settings
 
 #: Whose errors count: those that take part in what the project does.
 SERVICES = ('cinder', 'cinder-volume', 'cinder-backup', 'nova',
-            'nova-compute-1', 'nova-compute-2')
+            *(f'nova-{host}' for host in HOSTS))
+AGENTS = tuple(f'agent-{host}' for host in HOSTS)
 #: A record's own line, not those of its traceback.
 ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ \[.*', re.MULTILINE)
 
 
 def sizes(settings: Settings) -> dict[str, int]:
     """How long each log is now."""
-    return {name: _path(settings, name).stat().st_size for name in SERVICES}
+    names = SERVICES + AGENTS if settings.assisted else SERVICES
+    return {name: _path(settings, name).stat().st_size for name in names}
 
 
 def errors(settings: Settings, since: Mapping[str, int],
            expected: Sequence[str]) -> list[str]:
     """Errors logged since then, but for those that hold an expected text."""
     found = []
-    for name in SERVICES:
+    for name, size in since.items():
         with open(_path(settings, name), 'rb') as file:
-            file.seek(since[name])
+            file.seek(size)
             text = file.read().decode(errors='replace')
         found += [f'{name}: {line}' for line in ERROR.findall(text)
                   if not any(part in line for part in expected)]

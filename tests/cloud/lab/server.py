@@ -12,12 +12,39 @@ from tests.cloud.lab.settings import Settings
 from tests.functional.lab import domain_xml
 from tests.functional.lab import guest_image
 from tests.functional.lab.guest import Writer
-from tests.functional.lab.shell import Hypervisor
 from tests.functional.lab.shell import Shell
 
 BOOT_DEADLINE = 180
 #: As much of a serial as virtio has room for.
 SERIAL = 20
+
+
+class Connected:
+    """The libvirtd of a compute host, whoever started it.
+
+    :ivar pid: another number for every libvirtd that has been met.
+    """
+
+    def __init__(self, settings: Settings, host: str) -> None:
+        self.pid = 0
+        self._uri = f'qemu+unix:///system?socket={settings.found[host]}'
+        self._connection: libvirt.virConnect | None = None
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """A connection that is alive."""
+        if self._connection is None or not self._alive(self._connection):
+            self._connection = libvirt.open(self._uri)
+            self.pid += 1
+        return self._connection
+
+    @staticmethod
+    def _alive(connection: libvirt.virConnect) -> bool:
+        try:
+            connection.getLibVersion()
+        except libvirt.libvirtError:
+            return False
+        return True
 
 
 class Server(Shell):
@@ -26,12 +53,25 @@ class Server(Shell):
     :ivar id: Nova's.
     """
 
-    def __init__(self, project: Project, settings: Settings,
-                 hypervisor: Hypervisor, server: str) -> None:
-        super().__init__(hypervisor)
+    def __init__(self, project: Project, settings: Settings, host: str,
+                 server: str) -> None:
+        super().__init__(Connected(settings, host))
         self.id = server
         self._project = project
         self._settings = settings
+
+    @classmethod
+    def boot(cls, project: Project, settings: Settings, host: str,
+             name: str = 'guest') -> Server:
+        """Boot a new one on a host; returns when its guest answers."""
+        server = cls(project, settings, host, project.server(name, host))
+        server.wait_ready()
+        return server
+
+    def moved(self, host: str) -> None:
+        """Look for its guest on another host from now on."""
+        self._hypervisor = Connected(self._settings, host)
+        self._served_by = 0
 
     @property
     def domain(self) -> libvirt.virDomain:

@@ -35,6 +35,9 @@ LISTENERS = ('database', 'keystone', 'placement', 'glance', 'nova',
 class Settings:
     """One cloud.
 
+    :ivar assisted: whether each compute host has an agent, and its Nova the
+        hooks; otherwise Nova is as it is released.
+    :ivar eventlet: whether nova-compute runs on eventlet.
     :ivar cinder: options of Cinder's backend; they win over our own.
     :ivar nova: options of Nova's section DEFAULT, likewise.
     :ivar found: what became known while it started: addresses of RabbitMQ
@@ -43,18 +46,22 @@ class Settings:
 
     folder: Path
     ports: Mapping[str, int]
+    assisted: bool = True
+    eventlet: bool = False
     cinder: Mapping[str, str] = field(default_factory=dict)
     nova: Mapping[str, str] = field(default_factory=dict)
     found: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, folder: Path = FOLDER, *,
+    def fresh(cls, folder: Path = FOLDER, *, assisted: bool = True,
+              eventlet: bool = False,
               cinder: Mapping[str, str] | None = None,
               nova: Mapping[str, str] | None = None) -> Settings:
         """Settings of a cloud that is to be started, with free ports."""
         numbers = dict(zip(LISTENERS, ports.free(len(LISTENERS)),
                            strict=True))
-        return cls(folder.resolve(), numbers, cinder or {}, nova or {})
+        return cls(folder.resolve(), numbers, assisted, eventlet,
+                   cinder or {}, nova or {})
 
     @classmethod
     def load(cls, folder: Path) -> Settings:
