@@ -22,6 +22,7 @@ while it is used             it stays until nobody needs it
 while it is delivered        it is delivered again: all of it is written,
                              and the file is complete until that has ended
 after that, not removed yet  the same, which changes nothing
+while it is removed          the record is removed, too
 ===========================  =============================================
 
 Called with the volume locked.  This module must never write plain text of
@@ -36,6 +37,7 @@ import os
 from pathlib import Path
 
 from assisted_snapshots.chain import errors
+from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.qemu_img import Image
 from assisted_snapshots.chain.qemu_img import QemuImg
@@ -56,7 +58,8 @@ RECORD = '.record' + SUFFIX
 
 # What LUKS puts in front, with room to spare.
 _LUKS_HEADER = 32 << 20
-_COPIES = 1 << 33
+# What copies reserves address space for its threads.
+_COPIES = (f'--as={1 << 33}',)
 
 
 class ViewBusy(errors.ChainError):
@@ -82,7 +85,7 @@ class ImageTool(QemuImg):
             form = ['-O', 'luks', *self._container()]
         self._run('convert', target.name, [
             *self._copying(source.name), '-T', self._cache(source.name),
-            *form, *self._open(source), str(target)], (f'--as={_COPIES}',))
+            *form, *self._open(source), str(target)], _COPIES)
 
     def transform(self, source: Image, target: Path, form: str,
                   compress: bool) -> None:
@@ -90,7 +93,7 @@ class ImageTool(QemuImg):
         self._run('convert', target.name, [
             '-q', '-T', self._cache(source.name),
             *(['-c'] if compress else []), '-O', form, *self._open(source),
-            str(target)], (f'--as={_COPIES}',))
+            str(target)], _COPIES)
 
     def make(self, target: Path, size: int, encrypted: bool) -> None:
         """Make an empty raw file, or an empty container."""
@@ -98,7 +101,7 @@ class ImageTool(QemuImg):
         if encrypted:
             options = ['-f', 'luks', *self._container()]
         self._run('create', target.name, [
-            '-q', *options, str(target), str(size)], (f'--as={_COPIES}',))
+            '-q', *options, str(target), str(size)], _COPIES)
 
     def deliver(self, view: Path, target: Image) -> None:
         """Write a raw file's or a container's content over an image."""
@@ -106,7 +109,7 @@ class ImageTool(QemuImg):
             '-n', *self._copying(target.name), '-T', 'writeback',
             '--image-opts', '--target-image-opts',
             self._view(view, target.encrypted), self._options(target)],
-            (f'--as={_COPIES}',))
+            _COPIES)
 
     def rebuild(self, view: Path, target: Path, encrypted: bool,
                 container: bool) -> None:
@@ -118,7 +121,7 @@ class ImageTool(QemuImg):
         self._run('convert', target.name, [
             *self._copying(view.name), '-T', 'writeback', '-O', made.format,
             *self._luks(made), '--image-opts', self._view(view, container),
-            str(target)], (f'--as={_COPIES}',))
+            str(target)], _COPIES)
 
     def _container(self) -> list[str]:
         options = [('key-secret', 'luks')]
@@ -212,6 +215,19 @@ class Staged:
             return
         self._tool.deliver(self.path, target)
         sync_file(self.files.path(target.name))
+
+    def deliver_again(self, size: int, chain: Chain) -> None:
+        """Deliver what a crash has cut short.
+
+        Only what has been delivered is removed, so where there is no view
+        any more nothing is left to do.
+        """
+        try:
+            with open_layer(self.path):
+                pass
+        except errors.MissingLayer:
+            return
+        self.deliver(size, chain)
 
     def remove(self) -> None:
         """Remove the view, and then the record of it."""

@@ -292,11 +292,11 @@ class Views:
             staged = Staged(subject.files, path.name.removesuffix(RECORD),
                             self.backend.secret(subject.volume))
             found = view_sweep.known(staged.record)
-            if found is not None and found.step == DELIVER:
-                native(staged.deliver, size_bytes(subject.volume),
-                       self._chain(subject))
-            elif found is not None and found.step == OPEN:
+            if found is not None and found.step == OPEN:
                 continue
+            if found is not None and found.step == DELIVER:
+                native(staged.deliver_again, size_bytes(subject.volume),
+                       self._chain(subject))
             native(staged.remove)
 
     def _chain(self, subject: Subject) -> Chain:
