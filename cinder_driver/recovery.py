@@ -37,6 +37,7 @@ from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import promises
 from assisted_snapshots.cinder_driver import temporary
+from assisted_snapshots.cinder_driver import view_sweep
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.peers import free
@@ -141,7 +142,7 @@ class Recovery:
     def _views_swept(self) -> bool:
         """End views that nobody needs; what cannot holds up nothing else."""
         try:
-            self._backend.driver.views.sweep()
+            view_sweep.sweep(self._backend.driver.views)
         except Exception:
             LOG.exception('Raw views cannot be ended now; this is tried '
                           'again.')

@@ -9,6 +9,7 @@ must never decide whether a view is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
@@ -17,10 +18,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from oslo_log import log as logging
+
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.header import open_layer
 from assisted_snapshots.chain.header import read_at
 from assisted_snapshots.chain.store import sync_folder
+
+LOG = logging.getLogger(__name__)
 
 #: Steps of a view: being made; in use; all written and to be copied into
 #: the volume.
@@ -76,6 +81,18 @@ def load(path: Path) -> Record | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadRecord(file=path, reason=repr(exc)) from exc
+
+
+def readable(read: Callable[[], Record | None]) -> Record | None:
+    """Return a record that somebody reads, None if it is none.
+
+    For whoever ends views: what nobody can read, nobody can use.
+    """
+    try:
+        return read()
+    except BadRecord as exc:
+        LOG.warning('%s', exc)
+        return None
 
 
 def save(path: Path, record: Record) -> None:

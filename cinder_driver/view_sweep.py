@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cinder import coordination
 from cinder import exception
@@ -27,20 +26,21 @@ from assisted_snapshots.cinder_driver import view_records
 from assisted_snapshots.cinder_driver.native import native
 from assisted_snapshots.cinder_driver.staged import RECORD
 from assisted_snapshots.cinder_driver.staged import view_of
-from assisted_snapshots.cinder_driver.view_records import BadRecord
+from assisted_snapshots.cinder_driver.view_records import readable
 from assisted_snapshots.cinder_driver.view_records import Record
-
-if TYPE_CHECKING:
-    from assisted_snapshots.cinder_driver.views import Views
+from assisted_snapshots.cinder_driver.views import Views
 
 LOG = logging.getLogger(__name__)
 
 
 def sweep(views: Views) -> None:
-    """End what nobody needs, finish what was cut short."""
+    """End what nobody needs, finish what was cut short.
+
+    At start and from time to time; skips volumes that are locked.
+    """
     for name in list(exported.subjects(views.folder)):
         view = views.exported(name)
-        found = known(view.record)
+        found = readable(view.record)
         if found is None:
             native(view.end)
         else:
@@ -48,18 +48,9 @@ def sweep(views: Views) -> None:
     for share in views.backend.driver.shares:
         folder = views.backend.share_folder(share)
         for path in sorted(folder.glob(f'*{RECORD}')):
-            found = known(partial(view_records.load, path))
+            found = readable(partial(view_records.load, path))
             if found is not None:
                 _with_volume(views, found, _File(views, path, found))
-
-
-def known(load: Callable[[], Record | None]) -> Record | None:
-    """Return a record, None if it cannot be read."""
-    try:
-        return load()
-    except BadRecord as exc:
-        LOG.warning('%s', exc)
-        return None
 
 
 class _Export:

@@ -16,7 +16,7 @@ expects an empty target
 ====================================  =====================================
 
 A view ends when it is closed.  Where nobody closes it, because a service
-was killed, :meth:`Views.sweep` ends it as soon as the status in the database
+was killed, :mod:`.view_sweep` ends it as soon as the status in the database
 says that nobody needs it.  This module must never give such a view to
 Nova, and never one that can be written to whoever only reads.
 """
@@ -43,7 +43,7 @@ from assisted_snapshots.cinder_driver import restores
 from assisted_snapshots.cinder_driver import secrets
 from assisted_snapshots.cinder_driver import storage_daemon
 from assisted_snapshots.cinder_driver import view_needs
-from assisted_snapshots.cinder_driver import view_sweep
+from assisted_snapshots.cinder_driver import view_records
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.backend import size_bytes
 from assisted_snapshots.cinder_driver.connections import check_size
@@ -88,10 +88,7 @@ class Subject:
 
 
 class Views:
-    """The raw views of one backend.
-
-    All but :meth:`sweep` is called with the volume locked.
-    """
+    """The raw views of one backend; called with the volume locked."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -180,13 +177,6 @@ class Views:
         native(self.exported(subject.name).end)
         for path in subject.files.folder.glob(f'{subject.name}.*.view'):
             path.unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        """End views that nobody needs, and finish deliveries.
-
-        At start and from time to time; skips volumes that are locked.
-        """
-        view_sweep.sweep(self)
 
     @property
     def folder(self) -> Path:
@@ -291,7 +281,7 @@ class Views:
         for path in sorted(subject.files.folder.glob(pattern)):
             staged = Staged(subject.files, path.name.removesuffix(RECORD),
                             self.backend.secret(subject.volume))
-            found = view_sweep.known(staged.record)
+            found = view_records.readable(staged.record)
             if found is not None and found.step == OPEN:
                 continue
             if found is not None and found.step == DELIVER:

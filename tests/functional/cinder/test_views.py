@@ -17,6 +17,7 @@ from cinder.volume import volume_utils
 import pytest
 
 from assisted_snapshots.cinder_driver import exported
+from assisted_snapshots.cinder_driver import view_sweep
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.world import World
 
@@ -282,10 +283,10 @@ def test_sweep(cinder: World, chain: Any) -> None:
     for path in paths:
         assert content.of_raw(path) == expected
     become(cinder, volume, 'available')
-    restarted.views.sweep()
+    view_sweep.sweep(restarted.views)
     assert len(daemons(cinder)) == 1  # the snapshot's
     become(cinder, snapshot, 'available')
-    restarted.views.sweep()
+    view_sweep.sweep(restarted.views)
     gone(cinder)
 
 
@@ -295,13 +296,13 @@ def test_sweep_of_remains(cinder: World, chain: Any) -> None:
     volume = become(cinder, volume, 'backing-up')
     cinder.driver.initialize_connection(volume, HERE)
     kill(cinder)
-    cinder.driver.views.sweep()
+    view_sweep.sweep(cinder.driver.views)
     gone(cinder)
     snapshot = become(cinder, snapshot, 'backing-up')
     cinder.driver.initialize_connection_snapshot(snapshot, HERE)
     [record] = (cinder.folder / 'state/assisted_views').rglob('*.json')
     record.unlink()
-    cinder.driver.views.sweep()
+    view_sweep.sweep(cinder.driver.views)
     gone(cinder)
 
 
@@ -333,7 +334,7 @@ def test_delivery_cut_short(cinder: World, chain: Any) -> None:
     record.write_text(record.read_text().replace('"open"', '"deliver"'))
     become(cinder, volume, 'error_restoring')
     # A new driver's recovery would hold the lock, and a sweep never waits.
-    cinder.driver.views.sweep()
+    view_sweep.sweep(cinder.driver.views)
     gone(cinder)
     assert cinder.content(volume).bytes_at(0) == content.digest(0x77)
     become(cinder, volume, 'available')
