@@ -9,6 +9,7 @@ volume manager once more for what is its own to do: a row to be removed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ from assisted_snapshots.chain.qcow2 import mapped
 from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import attachments
+from assisted_snapshots.cinder_driver import reasons
 from assisted_snapshots.cinder_driver import temporary
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
@@ -130,12 +132,16 @@ class Settling:
             return ''
         values = ({'status': _Status.AVAILABLE, 'progress': '100%'}
                   if there else {'status': _Status.ERROR})
+        context = self._backend.context()
         if there and volume.bootable:
-            _copy_image_metadata(self._backend.context(), snapshot)
+            # Before anybody can make a volume of it.
+            _copy_image_metadata(context, snapshot)
         said = ''
         if snapshot.status != values['status'] and _change(
                 snapshot, values, _CREATION):
             said = f'snapshot {snapshot.id} is {values["status"]}'
+        if there:
+            reasons.forget(context, snapshot)
         self._peers.forget(snapshot)
         return said
 
@@ -258,9 +264,10 @@ def _reserve(context: Any, volume: Any, size: int) -> Any:
 
 
 def _copy_image_metadata(context: Any, snapshot: Any) -> None:
-    """Do for a bootable volume's snapshot what the manager does."""
+    """Do for a bootable volume's snapshot what the manager does, once."""
     try:
-        db.volume_glance_metadata_copy_to_snapshot(
-            context, snapshot.id, snapshot.volume_id)
+        db.volume_snapshot_glance_metadata_get(context, snapshot.id)
     except exception.GlanceMetadataNotFound:
-        pass
+        with suppress(exception.GlanceMetadataNotFound):
+            db.volume_glance_metadata_copy_to_snapshot(
+                context, snapshot.id, snapshot.volume_id)

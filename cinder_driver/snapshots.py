@@ -25,13 +25,11 @@ from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import attachments
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
+from assisted_snapshots.cinder_driver import reasons
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import native
 
 LOG = logging.getLogger(__name__)
-
-#: Key of a snapshot's metadata that says why it failed.
-REASON = 'assisted_snapshots:reason'
 
 #: What the names of snapshots that Cinder takes for itself begin with.
 TEMPORARY = 'tmp-snap-'
@@ -49,7 +47,7 @@ def create(backend: Backend, snapshot: objects.Snapshot) -> None:
         with backend.locked(snapshot.volume_id), failures.translated():
             _create(backend, snapshot)
     except exception.CinderException as exc:
-        _remember(backend, snapshot, str(exc))
+        reasons.note(backend.context(), snapshot, str(exc))
         raise
 
 
@@ -85,7 +83,7 @@ def delete(backend: Backend, snapshot: objects.Snapshot) -> None:
     except (exception.SnapshotIsBusy,
             exception.VolumeBackendAPIException) as exc:
         LOG.warning('Snapshot %s stays: %s', snapshot.id, exc)
-        _remember(backend, snapshot, str(exc))
+        reasons.note(backend.context(), snapshot, str(exc))
         raise
 
 
@@ -219,16 +217,3 @@ def _update(snapshot: objects.Snapshot, volume: objects.Volume) -> None:
         if held.obj_attr_is_set('admin_metadata'):
             held.admin_metadata = dict(volume.admin_metadata)
             held.obj_reset_changes(['admin_metadata'])
-
-
-def _remember(backend: Backend, snapshot: objects.Snapshot,
-              reason: str) -> None:
-    """Write down for the user why it could not be made or deleted."""
-    try:
-        row = fresh_row(backend, snapshot)
-    except exception.SnapshotNotFound:
-        return
-    row.metadata = {**row.metadata, REASON: reason[:255]}
-    row.save()
-    snapshot.metadata = row.metadata
-    snapshot.obj_reset_changes(['metadata'])

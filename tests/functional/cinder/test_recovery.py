@@ -12,8 +12,14 @@ from cinder.db import api as db
 from oslo_config import cfg
 import pytest
 
+from assisted_snapshots.chain.operations import Operations
+from assisted_snapshots.cinder_driver import reasons
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import waiting
+
+
+class Cut(Exception):
+    """Here the service dies."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +50,45 @@ def test_a_status_alone_removes_nothing(cinder: World, status: str) -> None:
     assert cinder.snapshot_content(snapshot) == before
     cinder.audit(volume, snapshot)
     assert cinder.driver.recovery.sweep() == []
+
+
+def test_a_bootable_snapshot_has_its_image_once(cinder: World) -> None:
+    """Also where the manager was killed after it had noted that."""
+    volume = cinder.volume()
+    row = cinder.fresh(volume)
+    row.bootable = True
+    row.save()
+    db.volume_glance_metadata_create(cinder.admin, volume.id, 'image_id', 'i')
+    snapshot = cinder.snapshot(volume)
+    for _ in range(2):
+        called(cinder, snapshot, 'creating')
+        cinder.driver.recovery.sweep()
+        assert cinder.fresh(snapshot).status == 'available'
+        assert [(meta['key'], meta['value']) for meta
+                in db.volume_snapshot_glance_metadata_get(
+                    cinder.admin, snapshot.id)] == [('image_id', 'i')]
+
+
+def test_what_was_made_after_all_has_no_reason(cinder: World) -> None:
+    """Of an agent that fell silent, say, while it was asked."""
+    volume = cinder.volume()
+    row = cinder.snapshot_row(volume)
+    row.metadata = {'mine': 'kept', reasons.KEY: 'no answer'}
+    row.status = 'error'
+    row.save()
+
+    def cut(step: str) -> None:
+        if step == 'write .info':
+            raise Cut
+
+    backend, fresh = cinder.driver.backend, cinder.fresh(volume)
+    with pytest.raises(Cut):
+        Operations(backend.files(fresh), formats=backend.formats(fresh),
+                   observer=cut).create(row.id)
+    cinder.driver.recovery.sweep()
+    assert cinder.fresh(row).status == 'available'
+    assert cinder.fresh(row).metadata == {'mine': 'kept'}
+    cinder.audit(volume, row)
 
 
 def test_a_refused_deletion_is_told_to_the_user(cinder: World) -> None:
