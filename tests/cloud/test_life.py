@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cloud.lab.server import Server
+from tests.cloud.lab.settings import HOSTS
+from tests.cloud.lab.stage import BLOCKS
+from tests.cloud.lab.stage import DELAY
 from tests.cloud.lab.stage import Stage
 from tests.functional.lab import content
+from tests.functional.lab import share
+from tests.functional.lab.content import Bounds
 from tests.functional.lab.guest import Moment
+from tests.functional.lab.guest import Writer
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -26,6 +33,41 @@ def test_life_of_a_volume(stage: Stage) -> None:
     stage.volume_from(oldest)
     stage.delete(oldest)
     stage.take()
+
+
+def test_second_server_from_a_snapshot(stage: Stage) -> None:
+    """It reads what the snapshot shows, and writes what the first one never
+    sees.
+    """
+    snapshot = stage.take()
+    made = stage.project.volume(snapshot_id=snapshot)
+    second = Server.boot(stage.project, stage.settings, HOSTS[1], made)
+    files = share.Volume(stage.settings.share, made, 'raw', share.GIB)
+    began = content.prove(files.path, 'raw', stage.writer.pattern,
+                          stage.snapshots[snapshot])
+    # The same records as the first writer's go on where they ended.
+    writer = Writer(second, second.device(made), stage.id, BLOCKS, DELAY)
+    writer.start(began)
+    other = Stage(stage.settings, stage.project, second, files, writer)
+    its = other.take()
+    stage.delete(snapshot)
+    other.delete(its)
+    other.finish()
+    stage.project.delete_server(second.id)
+    stage.project.delete_volume(made)
+
+
+def test_live_migration(stage: Stage) -> None:
+    """Snapshots of one host are deleted on the other, and back again."""
+    oldest, newest = stage.take(), stage.take()
+    stage.server.migrate_live(HOSTS[1])
+    stage.settled()
+    stage.delete(newest)
+    there = stage.take()
+    stage.delete(oldest)
+    stage.server.migrate_live(HOSTS[0])
+    stage.settled()
+    stage.delete(there)
 
 
 def test_clone_of_a_volume_in_use(stage: Stage) -> None:
@@ -55,8 +97,28 @@ def test_reboots_end_on_the_right_layer(stage: Stage) -> None:
     stage.settled()
 
 
-@pytest.mark.logs('shut off', 'stopped')
+@pytest.mark.cloud('hooks')
 def test_a_server_that_is_shut_off(stage: Stage) -> None:
+    """All goes on without its guest."""
+    kept, going = stage.take(), stage.take()
+    last = stage.stop()
+    stage.server.stop()
+    made = stage.project.snapshot(stage.id)
+    stage.snapshots[made] = Bounds(last, last)
+    stage.at_rest()
+    stage.project.delete_snapshot(going)
+    del stage.snapshots[going]
+    stage.at_rest()
+    stage.server.start()
+    stage.go_on(last)
+    stage.settled()
+    stage.delete(made)
+    stage.delete(kept)
+
+
+@pytest.mark.cloud('released')
+@pytest.mark.logs('shut off', 'stopped')
+def test_a_server_that_a_released_nova_shut_off(stage: Stage) -> None:
     """Its snapshots can be deleted; none can be taken, as Nova would start
     it on the layer below.
     """

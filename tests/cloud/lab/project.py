@@ -93,11 +93,20 @@ class Project:
         answer = self.api.volume.get(f'/attachments/{one["id"]}')
         return dict(answer['attachment'])
 
-    def server(self, name: str, host: str) -> str:
-        """Boot a server on a host; its id."""
+    def server(self, name: str, host: str, *volumes: str) -> str:
+        """Boot a server on a host; its id.
+
+        :param volumes: attached to it from the beginning.
+        """
+        image = self.image()
+        disks = [{'boot_index': 0, 'uuid': image, 'source_type': 'image',
+                  'destination_type': 'local'},
+                 *({'uuid': volume, 'source_type': 'volume',
+                    'destination_type': 'volume'} for volume in volumes)]
         made = self.api.compute.post('/servers', {'server': {
-            'name': name, 'imageRef': self.image(),
+            'name': name, 'imageRef': image,
             'flavorRef': self.flavor(), 'networks': 'none',
+            'block_device_mapping_v2': disks,
             'availability_zone': f'nova:{host}'}})['server']['id']
         self.server_becomes(made, 'ACTIVE')
         return str(made)
@@ -112,6 +121,15 @@ class Project:
         """Let a server do something, until it has a status."""
         self.api.compute.post(f'/servers/{server}/action', action)
         return self.server_becomes(server, status)
+
+    def migrate_live(self, server: str, host: str) -> None:
+        """Move a running server to another host."""
+        self.api.compute.post(f'/servers/{server}/action', {
+            'os-migrateLive': {'host': host, 'block_migration': 'auto'}})
+        moved = self.server_becomes(server, 'ACTIVE')
+        found = moved['OS-EXT-SRV-ATTR:host']
+        if found != host:
+            raise WentWrong(f'server {server}', f'still on {found}', moved)
 
     def delete_server(self, server: str) -> None:
         """Delete a server."""

@@ -62,14 +62,16 @@ class Server(Shell):
 
     @classmethod
     def boot(cls, project: Project, settings: Settings, host: str,
-             name: str = 'guest') -> Server:
+             *volumes: str) -> Server:
         """Boot a new one on a host; returns when its guest answers."""
-        server = cls(project, settings, host, project.server(name, host))
+        server = cls(project, settings, host,
+                     project.server('guest', host, *volumes))
         server.wait_ready()
         return server
 
-    def moved(self, host: str) -> None:
-        """Look for its guest on another host from now on."""
+    def migrate_live(self, host: str) -> None:
+        """Move it to another host while it runs."""
+        self._project.migrate_live(self.id, host)
         self._hypervisor = Connected(self._settings, host)
         self._served_by = 0
 
