@@ -200,8 +200,10 @@ def _nova(settings: Settings, host: str) -> dict[str, Options]:
         'oslo_messaging_rabbit': {'rabbit_quorum_queue': False},
         'oslo_messaging_notifications': {'driver': 'noop'},
         'glance': {'region_name': REGION},
-        'cinder': {'os_region_name': REGION,
-                   'catalog_info': 'volumev3::publicURL'},
+        # The hooks report in Nova's own name.
+        'cinder': _login(settings, 'nova') | {
+            'os_region_name': REGION,
+            'catalog_info': 'volumev3::publicURL'},
         'placement': _login(settings, 'placement'),
         'neutron': _login(settings, 'nova'),
         'service_user': _login(settings, 'nova') | {
