@@ -274,11 +274,11 @@ def _source(volume: Volume, snapshot_id: str | None,
     """Return the layers that are a snapshot's content, or the volume's."""
     if snapshot_id is None:
         return state.chain
-    if snapshot_id not in state.snapshots:
+    held = state.held(snapshot_id)
+    if held is None:
         raise errors.SnapshotNotFound(volume=volume.files.name,
                                       snapshot_id=snapshot_id)
-    top = state.chain.names.index(state.snapshots[snapshot_id])
-    return Chain(state.chain.layers[:top])
+    return held
 
 
 def _shown(volume: Volume, target: Path) -> str:

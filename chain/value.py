@@ -94,6 +94,13 @@ class VolumeState:
     snapshots: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}))
 
+    def held(self, snapshot_id: str) -> Chain | None:
+        """Return the layers that are a snapshot's content; None if none."""
+        overlay = self.snapshots.get(snapshot_id)
+        if overlay is None:
+            return None
+        return Chain(self.chain.layers[:self.chain.names.index(overlay)])
+
     def ordered_snapshots(self) -> tuple[str, ...]:
         """Snapshot ids, oldest first."""
         place = {name: i for i, name in enumerate(self.chain.names)}

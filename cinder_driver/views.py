@@ -38,6 +38,7 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.value import Chain
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.cinder_driver import exported
+from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver import metadata
 from assisted_snapshots.cinder_driver import restores
 from assisted_snapshots.cinder_driver import secrets
@@ -121,23 +122,21 @@ class Views:
 
     def open_snapshot(self, snapshot: objects.Snapshot,
                       connector: Connection) -> Connection:
-        """Show what a snapshot holds; works beside a running guest."""
-        subject = self._subject(snapshot.volume, snapshot.id)
-        return self._open(subject, connector, self.snapshot_chain(snapshot),
-                          False)
+        """Show what a snapshot holds; works beside a running guest.
 
-    def snapshot_chain(self, snapshot: objects.Snapshot) -> Chain:
-        """Return the layers that are a snapshot's content.
+        What a crash has cut short ends first: the layers of a snapshot
+        that is half deleted hold something else already.
 
         :raises SnapshotNotFound: the chain does not know it.
         """
-        volume = self.backend.fresh(snapshot.volume)
-        state = native(self.backend.operations(volume).state)
-        if snapshot.id not in state.snapshots:
-            raise errors.SnapshotNotFound(volume=volume.name,
+        subject = self._subject(snapshot.volume, snapshot.id)
+        operations = guests.settled(self.backend, subject.volume,
+                                    at_rest=True)
+        held = native(operations.state).held(str(snapshot.id))
+        if held is None:
+            raise errors.SnapshotNotFound(volume=subject.files.name,
                                           snapshot_id=snapshot.id)
-        top = state.chain.names.index(state.snapshots[snapshot.id])
-        return Chain(state.chain.layers[:top])
+        return self._open(subject, connector, held, False)
 
     def close(self, volume: objects.Volume,
               connector: Connection | None) -> None:

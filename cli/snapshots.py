@@ -195,5 +195,5 @@ def _destination(files: VolumeFiles, dest: str) -> Path:
 
 def _content_bytes(state: VolumeState, snapshot: str) -> int:
     """Return the most that copying a snapshot's content may move."""
-    top = state.chain.index(state.snapshots.get(snapshot, '')) or 0
-    return sum(layer.allocated for layer in state.chain.layers[:top])
+    held = state.held(snapshot)
+    return 0 if held is None else held.allocated

@@ -16,6 +16,7 @@ from cinder import exception
 from cinder.volume import volume_utils
 import pytest
 
+from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.cinder_driver import exported
 from assisted_snapshots.cinder_driver import view_sweep
 from tests.functional.cinder.lab import content
@@ -25,6 +26,10 @@ MIB = 1 << 20
 HERE = {'host': socket.gethostname(), 'ip': '127.0.0.1', 'initiator': '',
         'multipath': False}
 THERE = {**HERE, 'host': 'another-host'}
+
+
+class Cut(Exception):
+    """Here the service dies."""
 
 
 def become(cinder: World, thing: Any, status: str) -> Any:
@@ -226,6 +231,26 @@ def test_two_users(cinder: World, chain: Any) -> None:
         assert content.of_raw(other) == expected
         cinder.driver.terminate_connection(volume, connector)
         gone(cinder)
+
+
+def test_a_snapshot_that_is_half_deleted(cinder: World, chain: Any) -> None:
+    """What is merged into a snapshot's layer is never read as the snapshot."""
+    volume, snapshot, _ = chain
+    now = cinder.content(volume)
+    backend, fresh = cinder.driver.backend, cinder.fresh(volume)
+
+    def cut(step: str) -> None:
+        if step == 'check the survivor':
+            raise Cut
+
+    with pytest.raises(Cut):
+        Operations(backend.files(fresh), formats=backend.formats(fresh),
+                   observer=cut).delete(snapshot.id)
+    snapshot = become(cinder, snapshot, 'backing-up')
+    for connector in (HERE, THERE):
+        with pytest.raises(exception.InvalidSnapshot):
+            cinder.driver.initialize_connection_snapshot(snapshot, connector)
+    assert cinder.content(volume) == now
 
 
 def test_reader_and_writer(cinder: World, chain: Any) -> None:
