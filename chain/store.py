@@ -49,8 +49,8 @@ class Pinned:
 class Operation:
     """An operation in flight, bound to the layers it was planned for.
 
-    :ivar kind: ``create``, ``delete``, ``clone``, ``revert``, ``extend`` or
-        ``flatten``.
+    :ivar kind: ``create``, ``delete``, ``clone``, ``revert``, ``extend``,
+        ``flatten`` or ``adopt``.
     :ivar subject: snapshot id; the volume's name where there is none.
     :ivar step: what may have been begun.
     :ivar attached: a guest does the work; only its host can say how far it
@@ -126,6 +126,11 @@ class Store:
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise errors.BadJournal(file=self._files.journal,
                                     reason=f'is malformed: {exc!r}') from exc
+
+    def doing(self) -> Operation | None:
+        """Return the operation in flight, None if there is none."""
+        journal = self.read_journal()
+        return None if journal is None else journal.operation
 
     def write_journal(self, journal: Journal) -> None:
         """Replace the journal."""

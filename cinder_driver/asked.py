@@ -13,7 +13,6 @@ from __future__ import annotations
 from cinder import objects
 from cinder.db import api as db
 
-from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver.backend import Backend
 from assisted_snapshots.cinder_driver.native import home
@@ -49,13 +48,8 @@ def was_asked(backend: Backend, volume: objects.Volume, party: str,
 
 def by(backend: Backend, volume: objects.Volume) -> str:
     """Return who was asked for the operation in flight; empty if nobody."""
-    subject = native(_subject, backend.files(volume))
+    doing = native(Store(backend.files(volume)).doing)
+    if doing is None or not doing.attached:
+        return ''
     return next((party for party in (AGENT, NOVA)
-                 if subject and was_asked(backend, volume, party, subject)),
-                '')
-
-
-def _subject(files: VolumeFiles) -> str:
-    journal = Store(files).read_journal()
-    doing = journal.operation if journal else None
-    return doing.subject if doing and doing.attached else ''
+                 if was_asked(backend, volume, party, doing.subject)), '')

@@ -25,7 +25,6 @@ from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.qemu_img import Progress
 from assisted_snapshots.chain.qemu_img import Secret
-from assisted_snapshots.chain.store import Operation
 from assisted_snapshots.chain.store import Store
 from assisted_snapshots.chain.value import Format
 from assisted_snapshots.chain.value import VolumeState
@@ -132,7 +131,7 @@ class Backend:
         :param volume: fresh, and locked.
         """
         secret = self.secret(volume)
-        converted = secret and not _has_guest(volume) and native(
+        converted = secret and not is_attached(volume) and native(
             _adopt, self.files(volume), secret, size_bytes(volume))
         operations = Operations(
             self.files(volume), formats=self.formats(volume), guest=guest,
@@ -155,7 +154,7 @@ class Backend:
         """
         operations = self.operations(volume, guest=guest, progress=progress)
         if self.unsettled(volume):
-            doing = native(_doing, self.files(volume))
+            doing = native(Store(self.files(volume)).doing)
             with promises.ending(self.context(), doing):
                 native(operations.recover)
         return operations
@@ -170,7 +169,8 @@ def size_bytes(volume: objects.Volume) -> int:
     return int(volume.size) * units.Gi
 
 
-def _has_guest(volume: objects.Volume) -> bool:
+def is_attached(volume: objects.Volume) -> bool:
+    """Tell whether a guest has the volume, by any of Cinder's records."""
     attached = fields.VolumeAttachStatus.ATTACHED
     return volume.attach_status == attached or any(
         attachment.attach_status == attached
@@ -192,15 +192,9 @@ def _adopt(files: VolumeFiles, secret: Secret, size: int) -> bool:
     return True
 
 
-def _doing(files: VolumeFiles) -> Operation | None:
-    journal = Store(files).read_journal()
-    return journal.operation if journal else None
-
-
 def _unsettled(files: VolumeFiles) -> bool:
     store = Store(files)
-    journal = store.read_journal()
-    if journal is not None and journal.operation is not None:
+    if store.doing() is not None:
         return True
     try:
         info = store.read_info()

@@ -17,8 +17,8 @@ from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.chain.value import VolumeState
 from assisted_snapshots.cinder_driver import failures
 from assisted_snapshots.cinder_driver import guests
-from assisted_snapshots.cinder_driver import volumes
 from assisted_snapshots.cinder_driver.backend import Backend
+from assisted_snapshots.cinder_driver.backend import is_attached
 from assisted_snapshots.cinder_driver.backend import size_bytes
 from assisted_snapshots.cinder_driver.native import native
 
@@ -46,7 +46,7 @@ def _operations(backend: Backend, volume: objects.Volume) -> Operations:
     What a crash has cut short ends first.  The new attachment is not there
     yet; any other guest has to be asked.
     """
-    if volumes.is_attached(volume):
+    if is_attached(volume):
         return guests.settled(backend, volume, at_rest=True)
     return backend.settled(volume, guest=guests.Detached(volume))
 

@@ -188,7 +188,7 @@ class Recovery:
                     if self._idle.get(path) == changed:
                         continue
                     name = path.name.removesuffix(_JOURNAL)
-                    if _operation(VolumeFiles(path.parent, name)):
+                    if Store(VolumeFiles(path.parent, name)).doing():
                         yield name
                     else:
                         self._idle[path] = changed
@@ -256,7 +256,7 @@ class Recovery:
         """Tell whether a manager is about to say how a deletion went."""
         if not volume.provider_location:
             return False
-        doing = native(_operation, self._backend.files(volume))
+        doing = native(Store(self._backend.files(volume)).doing)
         return (doing is not None and doing.kind == 'delete'
                 and not free(f'{doing.subject}-delete_snapshot'))
 
@@ -265,7 +265,7 @@ class Recovery:
         backend = self._backend
         if not volume.provider_location:
             return None, []
-        operation = native(_operation, backend.files(volume))
+        operation = native(Store(backend.files(volume)).doing)
         side = guests.side_for(
             backend, volume,
             snapshot=self._deleted(operation)) if operation else None
@@ -295,12 +295,6 @@ class Recovery:
         except exception.SnapshotNotFound:
             return None
         return row if row.status == 'deleting' else None
-
-
-def _operation(files: VolumeFiles) -> Operation | None:
-    """Return a volume's operation in flight."""
-    journal = Store(files).read_journal()
-    return journal.operation if journal else None
 
 
 def _expected(exc: Exception) -> bool:

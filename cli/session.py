@@ -201,8 +201,7 @@ class Session:
     def plan(files: names.VolumeFiles, operations: Operations,
              snapshot: str) -> MergePlan:
         """Return the plan of a deletion: the bound one of a begun one."""
-        journal = Store(files).read_journal()
-        doing = journal.operation if journal else None
+        doing = Store(files).doing()
         if doing and (doing.kind, doing.subject) == ('delete', snapshot):
             return plan_of(files, doing)
         return operations.plan(snapshot)
@@ -215,8 +214,7 @@ class Session:
         except agent_errors.AgentError as exc:
             # The files can be shown all the same.
             self.warn(f'{exc}; what a guest has is not shown')
-        journal = Store(files).read_journal()
-        doing = journal.operation if journal else None
+        doing = Store(files).doing()
         return ChainView(self.operations(files).state(), attachment,
                          '' if doing is None else
                          f'{doing.kind} of {doing.subject} is unfinished at '
