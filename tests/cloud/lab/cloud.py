@@ -42,10 +42,6 @@ APIS = {'keystone': 'keystone.wsgi.api', 'placement': 'placement.wsgi.api',
 WORKERS = {'nova-conductor': 'nova', 'nova-scheduler': 'nova',
            'cinder-scheduler': 'cinder', 'cinder-volume': 'cinder',
            'cinder-backup': 'cinder'}
-#: Services that must say they are up: interface, path, how many.
-REPORTING = (('compute', '/os-services?binary=nova-compute', len(HOSTS)),
-             ('volume', '/os-services?binary=cinder-volume', 1),
-             ('volume', '/os-services?binary=cinder-backup', 1))
 
 
 class Cloud:
@@ -82,8 +78,11 @@ class Cloud:
     def down(self) -> None:
         """End everything; nothing is left but the folder's logs."""
         self._end()
-        for name in ('data', 'etc', 'share', 'share.image', 'cloud.json'):
+        for name in ('data', 'etc', 'cloud.json'):
             _remove(self.settings.folder / name)
+        for place in self.settings.shares.values():
+            _remove(place)
+            _remove(_image(place))
 
     def _up(self) -> None:
         install.ensure()
@@ -116,15 +115,17 @@ class Cloud:
         process.clear(settings.folder)
         _remove(settings.folder)
         states = [settings.data / name for name in (*HOSTS, 'instances')]
-        for folder in (*states, settings.log, settings.etc, settings.share):
+        shares = settings.shares.values()
+        for folder in (*states, settings.log, settings.etc, *shares):
             folder.mkdir(parents=True)
         guest_image.build()
-        image = settings.folder / 'share.image'
-        share.make_ext4(image, SHARE_SIZE)
-        namespace.mount_image(image, settings.share)
         self._stack.callback(_unmount, settings.folder)
         self._stack.callback(process.clear, settings.folder)
-        settings.share.chmod(0o777)
+        for place in shares:
+            image = _image(place)
+            share.make_ext4(image, SHARE_SIZE)
+            namespace.mount_image(image, place)
+            place.chmod(0o777)
 
     def _infrastructure(self) -> None:
         settings = self.settings
@@ -200,8 +201,12 @@ class Cloud:
             return False
 
     def _reported(self) -> bool:
-        for service, path, count in REPORTING:
-            found = getattr(self.api, service).get(path)['services']
+        expected = (
+            (self.api.compute, 'nova-compute', len(HOSTS)),
+            (self.api.volume, 'cinder-volume', len(self.settings.shares)),
+            (self.api.volume, 'cinder-backup', 1))
+        for service, binary, count in expected:
+            found = service.get(f'/os-services?binary={binary}')['services']
             if [one['state'] for one in found] != ['up'] * count:
                 return False
         return True
@@ -241,6 +246,11 @@ def _configured(settings: Settings, name: str) -> dict[str, str]:
         files.insert(0, config.NOVA_PASTE)
     return {f'OS_{name.upper()}_CONFIG_DIR': str(settings.etc),
             f'OS_{name.upper()}_CONFIG_FILES': ';'.join(map(str, files))}
+
+
+def _image(share_: Path) -> Path:
+    """The file system of a share."""
+    return share_.with_name(f'{share_.name}.image')
 
 
 def _unmount(folder: Path) -> None:

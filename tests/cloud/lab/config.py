@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.cloud.lab.settings import BACKEND
 from tests.cloud.lab.settings import CONTROLLER
 from tests.cloud.lab.settings import PASSWORD
 from tests.cloud.lab.settings import PROGRAMS
@@ -21,7 +22,6 @@ from tests.functional.lab import guest_image
 Options = Mapping[str, object]
 Sections = Mapping[str, Options]
 
-BACKEND = 'nfs'
 SERVICE_PROJECT = 'service'
 INSTALLED = VENV / 'etc'
 NOVA_PASTE = INSTALLED / 'nova/api-paste.ini'
@@ -49,11 +49,12 @@ def write_all(settings: Settings, inbound: Mapping[str, str]) -> None:
     write(settings.config('nova'), nova(settings))
     for host, address in inbound.items():
         write(settings.config(host), compute(settings, host, address))
-        if settings.assisted:
+        if settings.has_hooks(host):
             write(settings.config(f'agent-{host}'), agent(settings, host))
     for project in ('nova', 'cinder'):
         write(settings.config(f'{project}-rootwrap'), rootwrap(project))
-    (settings.etc / 'shares').write_text(f'{settings.export}\n')
+    for backend, share in settings.shares.items():
+        _shares(settings, backend).write_text(f'127.0.0.1:{share}\n')
 
 
 def keystone(settings: Settings) -> Sections:
@@ -100,6 +101,7 @@ def glance(settings: Settings) -> Sections:
 def cinder(settings: Settings) -> Sections:
     """Cinder's; its backend is ours unless the settings name another."""
     state = settings.data / 'cinder'
+    backends = {BACKEND: settings.cinder, **settings.backends}
     return {
         'DEFAULT': {
             'host': CONTROLLER, 'my_ip': '127.0.0.1', 'debug': True,
@@ -110,18 +112,11 @@ def cinder(settings: Settings) -> Sections:
             'resource_query_filters_file':
                 INSTALLED / 'cinder/resource_filters.json',
             'rootwrap_config': settings.config('cinder-rootwrap'),
-            'enabled_backends': BACKEND, 'report_interval': 5,
+            'enabled_backends': ','.join(backends), 'report_interval': 5,
             'backup_driver': 'cinder.backup.drivers.posix.PosixBackupDriver',
             'backup_posix_path': state / 'backups', 'backup_workers': 1},
-        BACKEND: {
-            'volume_backend_name': BACKEND,
-            'volume_driver':
-                'assisted_snapshots.cinder_driver.nfs.NfsDriver',
-            'nfs_shares_config': settings.etc / 'shares',
-            'nfs_mount_point_base': state / 'mnt',
-            'nfs_snapshot_support': True,
-            'nas_secure_file_operations': False,
-            'nas_secure_file_permissions': False, **settings.cinder},
+        **{name: {**_backend(settings, name), **options}
+           for name, options in backends.items()},
         'database': _database(settings, 'cinder'),
         'oslo_concurrency': {'lock_path': state / 'lock'},
         'coordination': {'backend_url': f'file://{state}/coordination'},
@@ -131,6 +126,21 @@ def cinder(settings: Settings) -> Sections:
         'nova': _login(settings, 'cinder') | {'interface': 'public'},
         'service_user': _login(settings, 'cinder') | {
             'send_service_user_token': True}}
+
+
+def _backend(settings: Settings, name: str) -> dict[str, object]:
+    return {
+        'volume_backend_name': name,
+        'volume_driver': 'assisted_snapshots.cinder_driver.nfs.NfsDriver',
+        'nfs_shares_config': _shares(settings, name),
+        'nfs_mount_point_base': settings.data / 'cinder/mnt',
+        'nfs_snapshot_support': True,
+        'nas_secure_file_operations': False,
+        'nas_secure_file_permissions': False}
+
+
+def _shares(settings: Settings, backend: str) -> Path:
+    return settings.etc / f'shares-{backend}'
 
 
 def nova(settings: Settings) -> Sections:
@@ -189,11 +199,14 @@ def _nova(settings: Settings, host: str) -> dict[str, Options]:
             # One folder for all hosts, as live migration wants it.
             'instances_path': settings.data / 'instances',
             'transport_url': settings.found['rabbit'],
-            'compute_driver': ('assisted.LibvirtDriver' if settings.assisted
-                               else 'libvirt.LibvirtDriver'),
+            'compute_driver': (
+                'assisted.LibvirtDriver' if settings.has_hooks(host)
+                else 'libvirt.LibvirtDriver'),
             'rootwrap_config': settings.config('nova-rootwrap'),
             'force_raw_images': False, 'report_interval': 5,
             'service_down_time': 60,
+            # The guest does not hear that it is to shut down.
+            'shutdown_timeout': 2,
             'graceful_shutdown_timeout': 5, 'manager_shutdown_timeout': 5,
             'resume_guests_state_on_host_boot': False, **settings.nova},
         'oslo_concurrency': {'lock_path': state / 'lock'},

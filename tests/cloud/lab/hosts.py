@@ -103,16 +103,16 @@ class ComputeHost:
     def start_services(self) -> None:
         """Start the agent and nova-compute, which needs the rest of Nova."""
         settings = self._settings
-        if settings.assisted:
+        hooks = settings.has_hooks(self.name)
+        if hooks:
             self.agent = Process(
                 settings, f'agent-{self.name}',
                 ['assisted-snapshot-agent', '--config-file',
                  settings.config(f'agent-{self.name}')], enter=self.enter)
         self.compute = Process(
             settings, f'nova-{self.name}',
-            ['nova-compute-assisted' if settings.assisted
-             else 'nova-compute', '--config-file',
-             settings.config(self.name)], enter=self.enter,
+            ['nova-compute-assisted' if hooks else 'nova-compute',
+             '--config-file', settings.config(self.name)], enter=self.enter,
             variables={'OS_NOVA_DISABLE_EVENTLET_PATCHING':
                        str(not settings.eventlet).lower()})
         for service in self.services:

@@ -14,15 +14,15 @@ from tests.cloud.lab.settings import Settings
 #: Whose errors count: those that take part in what the project does.
 SERVICES = ('cinder', 'cinder-volume', 'cinder-backup', 'nova',
             *(f'nova-{host}' for host in HOSTS))
-AGENTS = tuple(f'agent-{host}' for host in HOSTS)
 #: A record's own line, not those of its traceback.
 ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ \[.*', re.MULTILINE)
 
 
 def sizes(settings: Settings) -> dict[str, int]:
     """How long each log is now."""
-    names = SERVICES + AGENTS if settings.assisted else SERVICES
-    return {name: _path(settings, name).stat().st_size for name in names}
+    agents = [f'agent-{host}' for host in HOSTS if settings.has_hooks(host)]
+    return {name: _path(settings, name).stat().st_size
+            for name in (*SERVICES, *agents)}
 
 
 def errors(settings: Settings, since: Mapping[str, int],

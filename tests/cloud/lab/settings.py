@@ -8,6 +8,7 @@ that runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
@@ -26,6 +27,8 @@ PROGRAMS = Path(__file__).parent / 'programs'
 PASSWORD = 'cloud'
 REGION = 'RegionOne'
 HOSTS = ('compute-1', 'compute-2')
+#: Cinder's backend, and further ones have other names.
+BACKEND = 'nfs'
 CONTROLLER = 'controller'
 LISTENERS = ('database', 'keystone', 'placement', 'glance', 'nova',
              'cinder', 'neutron')
@@ -38,7 +41,10 @@ class Settings:
     :ivar assisted: whether each compute host has an agent, and its Nova the
         hooks; otherwise Nova is as it is released.
     :ivar eventlet: whether nova-compute runs on eventlet.
+    :ivar released: hosts without agent and hooks where others have them.
     :ivar cinder: options of Cinder's backend; they win over our own.
+    :ivar backends: options of further backends, by name; each has a share
+        of its own.
     :ivar nova: options of Nova's section DEFAULT, likewise.
     :ivar found: what became known while it started: addresses of RabbitMQ
         and the libvirtds.
@@ -50,18 +56,23 @@ class Settings:
     eventlet: bool = False
     cinder: Mapping[str, str] = field(default_factory=dict)
     nova: Mapping[str, str] = field(default_factory=dict)
+    released: Sequence[str] = ()
+    backends: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     found: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, folder: Path = FOLDER, *, assisted: bool = True,
               eventlet: bool = False,
               cinder: Mapping[str, str] | None = None,
-              nova: Mapping[str, str] | None = None) -> Settings:
+              nova: Mapping[str, str] | None = None,
+              released: Sequence[str] = (),
+              backends: Mapping[str, Mapping[str, str]] | None = None
+              ) -> Settings:
         """Settings of a cloud that is to be started, with free ports."""
         numbers = dict(zip(LISTENERS, ports.free(len(LISTENERS)),
                            strict=True))
         return cls(folder.resolve(), numbers, assisted, eventlet,
-                   cinder or {}, nova or {})
+                   cinder or {}, nova or {}, released, backends or {})
 
     @classmethod
     def load(cls, folder: Path) -> Settings:
@@ -89,15 +100,20 @@ class Settings:
         return (f'mysql+pymysql://root@127.0.0.1:{port}/{name}'
                 '?charset=utf8mb3')
 
+    def has_hooks(self, host: str) -> bool:
+        """Whether a compute host has an agent, and its Nova the hooks."""
+        return self.assisted and host not in self.released
+
     @property
     def share(self) -> Path:
         """The exported folder: a file system of its own, as an NFS is."""
         return self.folder / 'share'
 
     @property
-    def export(self) -> str:
-        """The share as Cinder knows it."""
-        return f'127.0.0.1:{self.share}'
+    def shares(self) -> dict[str, Path]:
+        """The exported folder of every backend."""
+        return {BACKEND: self.share} | {
+            name: self.folder / f'share-{name}' for name in self.backends}
 
     @property
     def data(self) -> Path:
