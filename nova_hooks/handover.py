@@ -125,16 +125,31 @@ class Handover:
             job = self._patiently(submit)
         except (HookError, errors.AgentError) as exc:
             LOG.error('Snapshot %s is refused: %s', snapshot_id, exc)
-            self._records.tell_cinder(snapshot_id, bad, DONE)
+            self._tell(snapshot_id, bad)
             return
         if job is None:
             LOG.info('Snapshot %s: nothing is left to do', snapshot_id)
-            self._records.tell_cinder(snapshot_id, good, DONE)
+            self._tell(snapshot_id, good)
             return
         LOG.info('Snapshot %s is job %s of the agent', snapshot_id, job.id)
         if job.state.final:
             # It may have been reported for an earlier request already.
             self._reports.take(job)
+
+    def _tell(self, snapshot_id: str, status: str) -> None:
+        """Tell Cinder what no job, and so no report, will tell it."""
+        begun = time.monotonic()
+        while True:
+            try:
+                self._records.tell_cinder(snapshot_id, status, DONE)
+                return
+            except Exception as exc:
+                if time.monotonic() - begun > self._patience:
+                    raise
+                LOG.warning('Cinder cannot be told %s of snapshot %s, '
+                            'trying again: %s', status, snapshot_id, exc)
+            if self._stopped.wait(_PAUSE):
+                return
 
     def _patiently(self, submit: Callable[[], Job | None]) -> Job | None:
         """Ask again while nobody knows whether the agent has heard it."""

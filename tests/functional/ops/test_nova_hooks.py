@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 import json
 import uuid
 
@@ -37,6 +38,7 @@ class Records:
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []
         self.away = False
+        self.refused = 0
 
     def point(self, volume_id: str, name: str, form: str) -> bool:
         """As the block-device mapping."""
@@ -51,6 +53,7 @@ class Records:
 
     def _hear(self, *words: str) -> None:
         if self.away:
+            self.refused += 1
             raise ConnectionError
         self.told.append(words)
 
@@ -73,11 +76,11 @@ class Nova:
         self._transport = transport.make(url=rabbit.url)
         self.handover = self.another()
 
-    def another(self, host: str = '') -> Handover:
+    def another(self, host: str = '', patience: float = 0.0) -> Handover:
         """A handover that does not take reports."""
         return Handover(AgentClient(self._transport,
                                     host or self.agent.host, 1),
-                        self.records, patience=0.0, interval=0.2)
+                        self.records, patience=patience, interval=0.2)
 
     def start(self) -> None:
         """Begin to take reports."""
@@ -213,6 +216,21 @@ def test_refused(ground: Ground, nova: Nova, why: str) -> None:
         'merge_target_file': one.volume.name})
     assert nova.records.told == [
         (info['snapshot_id'], 'error_deleting', '90%')]
+
+
+def test_a_refusal_waits_for_cinder(ground: Ground, nova: Nova) -> None:
+    """No report will come: the word of the hooks is the only one."""
+    one = ground.one()
+    info = {'type': 'qcow2', 'snapshot_id': str(uuid.uuid4()),
+            'new_file': 'volume-none'}
+    nova.records.away = True
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(nova.another(patience=60).create, one.volume.id,
+                            info, 'it is migrating')
+        waiting.until(lambda: nova.records.refused, 'the first attempt')
+        nova.records.away = False
+        asked.result()
+    assert nova.records.told == [(info['snapshot_id'], 'error', '90%')]
 
 
 def test_progress_reaches_cinder(
