@@ -16,10 +16,10 @@ from assisted_snapshots.chain.value import Format
 from assisted_snapshots.rpcapi.guest import AgentGuest
 from benchmarks.lab import Lab
 from benchmarks.lab import put_info
+from benchmarks.lab import written
 from benchmarks.table import mib
 from benchmarks.table import Results
 from tests.functional.lab import images
-from tests.functional.lab.guest import Guest
 from tests.functional.lab.share import GIB
 from tests.functional.lab.share import MIB
 from tests.functional.lab.share import Share
@@ -84,13 +84,6 @@ def _delete(lab: Lab, stage: Stage, volume: Volume) -> tuple[int, float]:
         VolumeFiles(volume.folder, volume.name),
         formats={volume.name: Format(volume.format)},
         guest=AgentGuest(agent.client()))
-    before, begun = _written(guest), time.monotonic()
+    before, begun = written(guest.pid), time.monotonic()
     operations.delete('only')
-    return _written(guest) - before, time.monotonic() - begun
-
-
-def _written(guest: Guest) -> int:
-    """Bytes the guest's QEMU has caused to be written."""
-    text = Path(f'/proc/{guest.pid}/io').read_text()
-    return int(dict(line.split(': ') for line in text.splitlines())
-               ['write_bytes'])
+    return written(guest.pid) - before, time.monotonic() - begun

@@ -103,3 +103,10 @@ def timed(into: list[float]) -> Iterator[None]:
     begun = time.perf_counter()
     yield
     into.append(time.perf_counter() - begun)
+
+
+def written(pid: int) -> int:
+    """Bytes that a process has caused to be written."""
+    text = Path(f'/proc/{pid}/io').read_text()
+    return int(dict(line.split(': ') for line in text.splitlines())
+               ['write_bytes'])

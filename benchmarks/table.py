@@ -59,10 +59,16 @@ class Results:
             table.add_row(row.name, row.value, row.reference, row.bar, mark)
         console.print(table)
 
-    def write(self, path: Path) -> None:
-        """Write the rows as JSON."""
-        path.write_text(json.dumps([asdict(row) for row in self.rows],
-                                   indent=1) + '\n')
+    def write(self, path: Path, *, keep: bool = False) -> None:
+        """Write the rows as JSON.
+
+        :param keep: leave rows in the file that were not measured again.
+        """
+        rows = {row.name: asdict(row) for row in self.rows}
+        if keep and path.exists():
+            old = {row['name']: row for row in json.loads(path.read_text())}
+            rows = old | rows
+        path.write_text(json.dumps([*rows.values()], indent=1) + '\n')
 
 
 def ms(seconds: float) -> str:
