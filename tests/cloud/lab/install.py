@@ -7,6 +7,7 @@ this list or the project's requirements change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import hashlib
 from pathlib import Path
 import subprocess
@@ -28,17 +29,18 @@ REQUIREMENTS = (
 )
 
 
-def ensure(venv: Path = VENV) -> None:
-    """Install what is not there yet."""
+def ensure(venv: Path = VENV,
+           requirements: Sequence[str] = REQUIREMENTS) -> None:
+    """Install what is not there yet, and the project."""
     stamp = venv / 'installed'
-    digest = hashlib.sha256(repr(REQUIREMENTS).encode())
+    digest = hashlib.sha256(repr(requirements).encode())
     for name in ('pyproject.toml', 'setup.cfg'):
         digest.update((paths.CHECKOUT / name).read_bytes())
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return
     subprocess.run([sys.executable, '-m', 'venv', venv], check=True)
     subprocess.run([venv / 'bin/python', '-m', 'pip', 'install', '-qq', '-e',
-                    paths.CHECKOUT, *REQUIREMENTS], check=True)
+                    paths.CHECKOUT, *requirements], check=True)
     stamp.write_text(digest.hexdigest())
 
 

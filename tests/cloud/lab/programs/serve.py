@@ -12,6 +12,9 @@ import sys
 
 import waitress
 
+#: Cinder uploads volumes as images; by default a volume of 1 GiB is refused.
+LARGEST_BODY = 1 << 40
+
 
 def main() -> None:
     """Load the module's application and serve it."""
@@ -21,7 +24,7 @@ def main() -> None:
     application = importlib.import_module(module).application
     logging.getLogger('waitress').setLevel(logging.ERROR)
     waitress.serve(application, host='127.0.0.1', port=int(port), threads=6,
-                   ident=None)
+                   ident=None, max_request_body_size=LARGEST_BODY)
 
 
 if __name__ == '__main__':
