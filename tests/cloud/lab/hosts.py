@@ -89,9 +89,12 @@ class ComputeHost:
         self._holder.start()
         waiting.until(self._is_held, f'host {self.name}', 10)
         data = self._settings.data
+        mounts = data / f'{self.name}/mnt'
+        # libvirt forgets a shared file system that is not there yet.
+        mounts.mkdir(exist_ok=True)
         self.libvirtd = HostLibvirtd(
             self._settings, self.enter, self.inbound,
-            [data / 'instances', data / f'{self.name}/mnt'])
+            [data / 'instances', mounts])
         (self._sockets / self.inbound).symlink_to(self.libvirtd.root / 'sock')
         self.libvirtd.start()
 
@@ -114,7 +117,7 @@ class ComputeHost:
             ['nova-compute-assisted' if hooks else 'nova-compute',
              '--config-file', settings.config(self.name)], enter=self.enter,
             variables={'OS_NOVA_DISABLE_EVENTLET_PATCHING':
-                       str(not settings.eventlet).lower()})
+                       str(self.name not in settings.eventlet).lower()})
         for service in self.services:
             service.start()
 

@@ -40,7 +40,8 @@ class Settings:
 
     :ivar assisted: whether each compute host has an agent, and its Nova the
         hooks; otherwise Nova is as it is released.
-    :ivar eventlet: whether nova-compute runs on eventlet.
+    :ivar eventlet: hosts whose nova-compute runs on eventlet, the others'
+        on native threads.
     :ivar released: hosts without agent and hooks where others have them.
     :ivar cinder: options of Cinder's backend; they win over our own.
     :ivar backends: options of further backends, by name; each has a share
@@ -53,7 +54,7 @@ class Settings:
     folder: Path
     ports: Mapping[str, int]
     assisted: bool = True
-    eventlet: bool = False
+    eventlet: Sequence[str] = ()
     cinder: Mapping[str, str] = field(default_factory=dict)
     nova: Mapping[str, str] = field(default_factory=dict)
     released: Sequence[str] = ()
@@ -62,7 +63,7 @@ class Settings:
 
     @classmethod
     def fresh(cls, folder: Path = FOLDER, *, assisted: bool = True,
-              eventlet: bool = False,
+              eventlet: Sequence[str] = (),
               cinder: Mapping[str, str] | None = None,
               nova: Mapping[str, str] | None = None,
               released: Sequence[str] = (),
