@@ -46,9 +46,10 @@ def register() -> None:
     from assisted_snapshots.nova_hooks import conf
     from assisted_snapshots.nova_hooks import driver
     from assisted_snapshots.nova_hooks import glusterfs
+    from assisted_snapshots.nova_hooks import relied_on
     from assisted_snapshots.rpcapi import target
 
-    compat.check(version.version_string(), driver.RELIED_ON)
+    compat.check(version.version_string(), relied_on.RELIED_ON)
     module = types.ModuleType(_NAME)
     vars(module)['LibvirtDriver'] = driver.AssistedLibvirtDriver
     libvirt_driver.VOLUME_DRIVERS.setdefault(

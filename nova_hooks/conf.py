@@ -23,6 +23,11 @@ opts = [
         'agent_patience', default=60.0, min=0.0,
         help='Seconds for which a request is repeated to an agent that does '
              'not answer, before it is refused.'),
+    cfg.FloatOpt(
+        'job_patience', default=15.0, min=0.0,
+        help='Seconds for which what a job is in the way of (live migration, '
+             'resize, detach, ...) waits for its end before it is refused. '
+             'Keep it well below the rpc_response_timeout of Nova.'),
     cfg.StrOpt(
         'report_topic', default='assisted-snapshot-report',
         help='Topic on which the reports of the agent are taken; the same '

@@ -30,6 +30,46 @@ class StaleLayer(HookError):
                'lost; {remedy}')
 
 
+class AtWork(HookError):
+    """A job of the agent is in the way of something that Nova is asked."""
+
+    message = ('{kind} of {subject} is under way on volume {volume_id} (job '
+               '{job_id}, {percent} %); repeat the request when that has '
+               'ended, or abort the job')
+
+
+class BlockJob(HookError):
+    """The same, if only libvirt can be asked."""
+
+    message = ('a block job runs on disk {device}, and the agent, whose it '
+               'may be, does not answer; repeat the request when that has '
+               'ended')
+
+
+class BeingWritten(HookError):
+    """The layers of a guest that is off are being merged."""
+
+    message = ('the layers of volume {volume_id} are being merged while its '
+               'guest is off ({file} is written to); start it when that has '
+               'ended')
+
+
+class MovedMeanwhile(HookError):
+    """A snapshot came between the preparation of a migration and it."""
+
+    message = ('volume {volume_id}: the other host was given {given}, but '
+               'the guest runs on {file} now; repeat the migration')
+
+
+class NoCredentials(HookError):
+    """Nova cannot speak to Cinder in its own name."""
+
+    message = ('the section [cinder] of nova.conf has no credentials '
+               '(auth_type and what belongs to it), so that nobody could '
+               'tell Cinder what has become of a snapshot: a report outlives '
+               'the request that caused it')
+
+
 class DoesNotFit(HookError):
     """This Nova is not one that the hooks were written for."""
 

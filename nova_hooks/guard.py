@@ -12,19 +12,23 @@ This module must never change a file of a volume.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from assisted_snapshots.chain import header
+from assisted_snapshots.chain import lock
 from assisted_snapshots.chain import qcow2
 from assisted_snapshots.chain.errors import ChainError
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.store import renew_folder
 from assisted_snapshots.chain.store import Store
+from assisted_snapshots.nova_hooks.definition import Source
+from assisted_snapshots.nova_hooks.definition import sources
+from assisted_snapshots.nova_hooks.errors import BeingWritten
+from assisted_snapshots.nova_hooks.errors import MovedMeanwhile
 from assisted_snapshots.nova_hooks.errors import StaleLayer
 from assisted_snapshots.nova_hooks.mapping import repoint
 
@@ -32,28 +36,6 @@ LOG = logging.getLogger(__name__)
 
 _REMEDY = ('let "assisted-snapshot chain check" tell what is the case, and '
            'repeat the snapshot operation in Cinder first')
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a disk of a domain's definition writes to."""
-
-    path: Path
-    format: str
-
-
-def sources(xml: str) -> dict[str, Source]:
-    """Return serial -> active layer of the disks that are files."""
-    found = {}
-    for disk in ElementTree.fromstring(xml).iterfind(  # noqa: S314
-            './devices/disk[@type="file"]'):
-        serial = disk.findtext('serial')
-        source, driver = disk.find('source'), disk.find('driver')
-        if serial and source is not None and source.get('file'):
-            found[serial] = Source(
-                Path(str(source.get('file'))),
-                str(driver.get('type')) if driver is not None else '')
-    return found
 
 
 def follow(xml: str, mappings: list[Any]) -> None:
@@ -107,6 +89,51 @@ def check(connection_info: dict[str, Any]) -> None:
     if reason:
         raise StaleLayer(volume_id=volume_id, file=path.name, reason=reason,
                          remedy=_REMEDY)
+
+
+def layers(mappings: list[Any]) -> dict[str, Source]:
+    """Return serial -> active layer, as Nova's mappings say.
+
+    :raises StaleLayer: a guest must not be started on one of them.
+    """
+    found = {}
+    for mapping in mappings:
+        info = mapping.get('connection_info') or {}
+        data = info.get('data') or {}
+        if 'name' in data and 'device_path' in data and info.get('serial'):
+            check(info)
+            found[str(info['serial'])] = Source(Path(data['device_path']),
+                                                data.get('format', ''))
+    return found
+
+
+def check_moving(xml: str, taken: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse a live migration that would open other layers than there are.
+
+    :param xml: the definition of the running domain.
+    :param taken: serial -> connection_info that the other host was given.
+    :raises MovedMeanwhile: the guest has been moved to another layer since.
+    """
+    live = sources(xml)
+    for serial, info in taken.items():
+        name = (info.get('data') or {}).get('name')
+        if name and serial in live and live[serial].path.name != name:
+            raise MovedMeanwhile(volume_id=serial, given=name,
+                                 file=live[serial].path.name)
+
+
+def written_to(xml: str) -> BeingWritten | None:
+    """Tell which volume of a domain that is off somebody works on.
+
+    :param xml: its definition.
+    """
+    for serial, source in sources(xml).items():
+        files = _files(source.path.parent, source.path.name)
+        with suppress(OSError, ChainError):
+            for layer in sorted({files.name, *_overlays(files)}):
+                if lock.uses(files.path(layer)) & lock.Use.WRITE:
+                    return BeingWritten(volume_id=serial, file=layer)
+    return None
 
 
 def _files(folder: Path, layer: str) -> VolumeFiles:

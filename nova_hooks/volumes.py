@@ -9,17 +9,29 @@ request's token.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from cinderclient import exceptions as cinder_errors
 from nova import context as nova_context
 from nova import exception
 from nova import objects
+from nova.virt import block_device
 from nova.volume import cinder
 from oslo_serialization import jsonutils
 
+from assisted_snapshots.nova_hooks.errors import NoCredentials
 from assisted_snapshots.nova_hooks.mapping import repoint
 
 LOG = logging.getLogger(__name__)
+
+
+def check_credentials(conf: Any) -> None:
+    """See that Nova has credentials of its own for Cinder.
+
+    :raises NoCredentials: it has none.
+    """
+    if not conf.cinder.auth_type and not conf.cinder.auth_section:
+        raise NoCredentials
 
 
 def point(volume_id: str, name: str, form: str) -> bool:
@@ -48,6 +60,13 @@ def point(volume_id: str, name: str, form: str) -> bool:
     mapping.save()
     LOG.info('Volume %s is mapped to %s (%s) now', volume_id, name, form)
     return True
+
+
+def mappings(instance_id: str) -> list[Any]:
+    """Return Nova's mappings of a server's volumes, as its drivers do."""
+    return list(block_device.convert_all_volumes(
+        *objects.BlockDeviceMappingList.get_by_instance_uuid(
+            nova_context.get_admin_context(), instance_id)))
 
 
 def tell_cinder(snapshot_id: str, status: str, progress: str) -> None:

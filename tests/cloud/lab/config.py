@@ -24,6 +24,8 @@ Sections = Mapping[str, Options]
 
 SERVICE_PROJECT = 'service'
 INSTALLED = VENV / 'etc'
+#: Seconds; a job that a test holds would be waited for in vain.
+JOB_PATIENCE = 3
 NOVA_PASTE = INSTALLED / 'nova/api-paste.ini'
 
 
@@ -172,6 +174,7 @@ def compute(settings: Settings, host: str, inbound: str) -> Sections:
                                   f'{sockets.parent}/%s/libvirt-sock',
             'live_migration_inbound_addr': inbound,
             'live_migration_permit_post_copy': False},
+        'assisted_snapshots': {'job_patience': JOB_PATIENCE},
         'workarounds': {'skip_cpu_compare_on_dest': True}}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from assisted_snapshots.nova_hooks import guard
+from assisted_snapshots.nova_hooks.definition import Source
+from assisted_snapshots.nova_hooks.errors import MovedMeanwhile
 from assisted_snapshots.nova_hooks.errors import StaleLayer
 
 VOLUME = '9e2f9c0c-7a52-4f3c-8a5f-0f4f3d6f7c11'
@@ -177,3 +179,49 @@ def test_mappings_without_a_disk(share: Path) -> None:
     other = Mapping(connection_info={'serial': 'z', 'data': {}})
     guard.follow(definition(share, BASE), [none, other])
     assert none.saved == other.saved == 0
+
+
+def test_a_destination_that_was_told_the_layer(share: Path) -> None:
+    """Its folder may be another; of other disks nothing is said."""
+    top = overlay(share, f'{BASE}.s1', BASE, 'raw')
+    guard.check_moving(definition(share, top), {
+        VOLUME: connection(share / 'elsewhere', top),
+        'another': connection(share, BASE), 'empty': {}})
+
+
+def test_a_destination_that_was_told_another(share: Path) -> None:
+    """A snapshot was taken in between: it would open the layer below."""
+    top = overlay(share, f'{BASE}.s1', BASE, 'raw')
+    with pytest.raises(MovedMeanwhile, match=f'given {BASE}, .* on {top}'):
+        guard.check_moving(definition(share, top),
+                           {VOLUME: connection(share, BASE)})
+
+
+def test_layers_of_mappings(share: Path) -> None:
+    """Those that may be started; else none is."""
+    top = overlay(share, f'{BASE}.s1', BASE, 'raw')
+    mappings = [{'connection_info': connection(share, top)}, {},
+                {'connection_info': {'serial': 'x', 'data': {}}}]
+    assert guard.layers(mappings) == {VOLUME: Source(share / top, 'qcow2')}
+    info(share, top, s1=top)
+    with pytest.raises(StaleLayer):
+        guard.layers([{'connection_info': connection(share, BASE)}])
+
+
+def test_layers_that_are_being_merged(share: Path) -> None:
+    """Writing is in the way of a start, reading is not."""
+    top = overlay(share, f'{BASE}.s1', BASE, 'raw')
+    xml = definition(share, top)
+    assert guard.written_to(xml) is None
+    for options, wanted in (('-r', None), ('', BASE)):
+        with subprocess.Popen(
+                ['qemu-io', '-f', 'raw', *options.split(), BASE], cwd=share,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+            assert user.stdin
+            assert user.stdout
+            user.stdin.write(b'read 0 512\n')
+            user.stdin.flush()
+            user.stdout.readline()
+            found = guard.written_to(xml)
+            assert (found and found.fields['file']) == wanted
+            user.stdin.close()
