@@ -10,6 +10,8 @@ write.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 import threading
 import uuid
@@ -53,6 +55,7 @@ class Acceptor:
         self._settings = tools.settings
         self._host = host
         self._lock = threading.Lock()
+        self._reserved: set[str] = set()
 
     def create(self, request: CreateRequest) -> Record:
         """Accept a snapshot, or return the job it already is."""
@@ -62,7 +65,7 @@ class Acceptor:
             if earlier is not None and not earlier.state.final:
                 return earlier
             try:
-                places = {d.volume_id: self._place(d.volume_id)
+                places = {d.volume_id: self.place(d.volume_id)
                           for d in request.disks}
             except errors.VolumeNotFound:
                 if earlier is not None and files.written_to(earlier):
@@ -116,7 +119,7 @@ class Acceptor:
             if earlier is not None and not earlier.state.final:
                 return earlier
             try:
-                place = self._place(request.volume_id)
+                place = self.place(request.volume_id)
             except errors.VolumeNotFound:
                 # Who asks has to know whether the guest had been moved.
                 told = self._same(draft)
@@ -166,7 +169,24 @@ class Acceptor:
             method=method(request), bandwidth=(
                 request.bandwidth or self._settings().bandwidth))).record
 
-    def _place(self, volume_id: str) -> _Place:
+    @contextmanager
+    def reserved(self, volume_id: str) -> Iterator[tuple[Domain, Disk]]:
+        """Accept no job of a volume meanwhile; yields where it is.
+
+        :raises DiskBusy: it has a job, or is reserved already.
+        """
+        with self._lock:
+            domain, disk, _ = self.place(volume_id)
+            self._refuse_busy(domain, disk, volume_id)
+            self._reserved.add(volume_id)
+        try:
+            yield domain, disk
+        finally:
+            with self._lock:
+                self._reserved.discard(volume_id)
+
+    def place(self, volume_id: str) -> _Place:
+        """Return where a volume is that can be worked on."""
         domain, disk = preflight.locate(self._hypervisor, self._host,
                                         volume_id)
         preflight.check_disk(domain, disk)
@@ -197,6 +217,9 @@ class Acceptor:
 
     def _refuse_busy(self, domain: Domain, disk: Disk,
                      volume_id: str) -> None:
+        if volume_id in self._reserved:
+            raise errors.DiskBusy(domain=domain.name, device=disk.device,
+                                  job='it is being extended')
         for task in self._board.tasks():
             if volume_id in task.record.volumes:
                 raise errors.DiskBusy(

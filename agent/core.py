@@ -23,6 +23,7 @@ from assisted_snapshots.agent.board import Board
 from assisted_snapshots.agent.connection import Event
 from assisted_snapshots.agent.connection import text_version
 from assisted_snapshots.agent.engine import Engine
+from assisted_snapshots.agent.growth import Growth
 from assisted_snapshots.agent.hypervisor import Hypervisor
 from assisted_snapshots.agent.journal import Journal
 from assisted_snapshots.agent.quiesce import Guard
@@ -32,9 +33,11 @@ from assisted_snapshots.agent.settings import MUTABLE
 from assisted_snapshots.agent.tools import Tools
 from assisted_snapshots.agent.xml import SHUT_OFF
 from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi import target
 from assisted_snapshots.rpcapi.messages import AgentInfo
 from assisted_snapshots.rpcapi.messages import Condition
 from assisted_snapshots.rpcapi.messages import CreateRequest
+from assisted_snapshots.rpcapi.messages import Extended
 from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import Kind
 from assisted_snapshots.rpcapi.messages import LiveChain
@@ -44,7 +47,6 @@ from assisted_snapshots.rpcapi.messages import State
 
 LOG = logging.getLogger(__name__)
 
-RPC_VERSION = '1.0'
 # Seconds that a snapshot under way has to end when the agent is stopped.
 _STOP = 10.0
 _FORGET_EVERY = 3600.0
@@ -70,6 +72,8 @@ class Agent:
                       lambda: self.settings, self._stopping)
         self._engine = Engine(tools)
         self._acceptor = Acceptor(tools, host)
+        self._growth = Growth(tools.hypervisor, self._acceptor,
+                              self.journal.observer)
         self._janitor = threading.Thread(target=self._forget, name='janitor',
                                          daemon=True)
 
@@ -114,7 +118,7 @@ class Agent:
         """Say who this is and whether it can work."""
         there = self._hypervisor.connected
         return AgentInfo(
-            host=self.host, version=_version(), rpc_version=RPC_VERSION,
+            host=self.host, version=_version(), rpc_version=target.VERSION,
             libvirt=(text_version(self._hypervisor.libvirt_version)
                      if there else ''),
             qemu=(text_version(self._hypervisor.qemu_version)
@@ -172,6 +176,10 @@ class Agent:
     def submit_merge(self, request: MergeRequest) -> Job:
         """Accept a merge of layers, exactly as planned."""
         return self._submitted(self._acceptor.merge(request))
+
+    def extend(self, volume_id: str, size: int) -> Extended:
+        """Let an attached volume grow; returns when the guest sees it."""
+        return self._growth.extend(volume_id, size)
 
     def _submitted(self, record: Record) -> Job:
         if not record.state.final:

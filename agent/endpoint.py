@@ -4,7 +4,8 @@
 Only what is marked with ``_method`` can be called from outside, and nothing
 but errors of :mod:`assisted_snapshots.rpcapi.errors` leaves it.  No method
 waits for work to be done, save :meth:`Endpoint.wait_job`, whose number is
-limited so that waiting clients cannot keep others out.
+limited so that waiting clients cannot keep others out, and
+:meth:`Endpoint.extend`, for which libvirt needs a moment.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from assisted_snapshots.rpcapi.client import MAX_WAIT
 from assisted_snapshots.rpcapi.messages import check_flag
 from assisted_snapshots.rpcapi.messages import check_id
 from assisted_snapshots.rpcapi.messages import check_number
+from assisted_snapshots.rpcapi.messages import check_size
 from assisted_snapshots.rpcapi.messages import check_time
 from assisted_snapshots.rpcapi.messages import CreateRequest
 from assisted_snapshots.rpcapi.messages import MergeRequest
@@ -70,7 +72,7 @@ def _method(function: _F) -> _F:
 
 
 class Endpoint:
-    """What the agent can be asked, version 1.0."""
+    """What the agent can be asked, version 1.1."""
 
     target = messaging.Target(version=target.VERSION)
 
@@ -163,6 +165,12 @@ class Endpoint:
     def get_chain(self, volume_id: object) -> Wire:
         """Return the live chain of a volume."""
         return self._agent.chain(check_id(volume_id, 'volume_id')).to_wire()
+
+    @_method
+    def extend(self, volume_id: object, size: object) -> Wire:
+        """Let an attached volume grow; since 1.1."""
+        return self._agent.extend(check_id(volume_id, 'volume_id'),
+                                  check_size(size, 'size')).to_wire()
 
     def _wait(self, job_id: str, revision: int, seconds: float) -> Wire:
         end = time.monotonic() + seconds

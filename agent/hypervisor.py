@@ -227,6 +227,20 @@ class Hypervisor(Connection):
                         int(info['bandwidth']), int(info['cur']),
                         int(info['end']))
 
+    def capacity(self, uuid: str, device: str) -> int:
+        """Return the virtual size of a disk, as QEMU has it, in bytes."""
+        with self._guest(uuid, 'blockInfo') as dom:
+            return int(dom.blockInfo(device)[0])
+
+    def resize(self, uuid: str, device: str, size: int) -> None:
+        """Give a disk a size in bytes, and tell the guest.
+
+        It would shrink it just as well: see :meth:`capacity` first.
+        """
+        with self._guest(uuid, 'blockResize') as dom:
+            dom.blockResize(device, size,
+                            libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
     # The guest as a whole -----------------------------------------------
 
     def pause_briefly(self, uuid: str) -> None:

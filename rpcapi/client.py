@@ -100,9 +100,20 @@ class AgentClient:
         return self._ask(messages.LiveChain.from_wire, 'get_chain',
                          volume_id=volume_id)
 
+    def extend(self, volume_id: str, size: int) -> messages.Extended:
+        """Let an attached volume grow; returns when the guest sees it.
+
+        Asked again, nothing is left to do.  An agent older than 1.1 answers
+        ``NotUnderstood``.
+
+        :param size: in bytes, a multiple of 512.
+        """
+        return self._ask(messages.Extended.from_wire, 'extend',
+                         since='1.1', volume_id=volume_id, size=size)
+
     def _ask(self, read: Callable[[object], _T], method: str,
-             wait: float = 0.0, **args: object) -> _T:
-        answer = self._caller.call(method, args, seconds=wait)
+             wait: float = 0.0, since: str = '', **args: object) -> _T:
+        answer = self._caller.call(method, args, seconds=wait, version=since)
         try:
             return read(answer)
         except errors.InvalidRequest as exc:

@@ -143,6 +143,30 @@ class QuiesceFailed(AgentError):
     message = 'guest {domain} could not be quiesced: {reason}'
 
 
+class NotRunning(AgentError):
+    """Only a running guest could be told; its file can be worked on."""
+
+    code = 'not-running'
+    message = 'guest {domain} is shut off'
+
+
+class WouldShrink(AgentError):
+    """The volume is larger already, and nothing shrinks."""
+
+    code = 'would-shrink'
+    message = ('volume {volume_id} has {found} bytes, {wanted} were asked '
+               'for; nothing shrinks, and nothing was changed')
+
+
+class OutcomeUnknown(AgentError):
+    """libvirt went away before it answered; asking again tells."""
+
+    code = 'outcome-unknown'
+    message = ('libvirt went away before it answered to {call} of disk '
+               '{device} of {domain}: {reason}. Whether it was done shows '
+               'when the request is repeated')
+
+
 class HypervisorDown(AgentError):
     """libvirtd cannot be reached; the request was not accepted."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import time
+from typing import TypeVar
 
 from assisted_snapshots.rpcapi import errors
 from assisted_snapshots.rpcapi.client import AgentClient
@@ -25,8 +26,11 @@ from assisted_snapshots.rpcapi.messages import Quiesce
 from assisted_snapshots.rpcapi.messages import SnapshotDisk
 from assisted_snapshots.rpcapi.messages import State
 
+_T = TypeVar('_T')
+
 # Errors after which nobody knows what the agent has.
-_SILENCE = (errors.PeerSilent, errors.BrokerUnreachable)
+_SILENCE = (errors.PeerSilent, errors.BrokerUnreachable,
+            errors.OutcomeUnknown)
 
 # Seconds an answer may be held back.  Short, because an answer that is lost
 # with the broker is missed only after this and the client's timeout.
@@ -110,6 +114,14 @@ class AgentGuest:
                                survivor, self._bandwidth, self._report)
         self._run(lambda: self._client.merge(request))
 
+    def extend(self, volume_id: str, size: int) -> None:
+        """Let the disk grow; returns when the guest has been told."""
+        asking = _Patient(self._patience)
+        try:
+            asking.ask(lambda: self._client.extend(volume_id, size))
+        except errors.AgentError as exc:
+            raise self._error(exc) from exc
+
     def _live(self, volume_id: str) -> LiveChain:
         """Ask for a chain; patiently if a job depends on the answer."""
         begun = time.monotonic()
@@ -138,49 +150,16 @@ class AgentGuest:
         raise self._error(_outcome(job))
 
 
-class _Watch:
-    """One job, from its submission to its end."""
+class _Patient:
+    """Asks again while there is no answer, until patience is over."""
 
-    def __init__(self, client: AgentClient, submit: Callable[[], Job],
-                 progress: Callable[[Job], None], patience: float) -> None:
-        self._client = client
-        self._submit = submit
-        self._progress = progress
+    def __init__(self, patience: float) -> None:
         self._patience = patience
         self._heard = time.monotonic()
         self._unsure = False
-        self._lost = False
 
-    def end(self) -> Job:
-        """Return the ended job."""
-        job = self._ask(self._submit)
-        self._progress(job)
-        while not job.state.final:
-            newer = self._next(job)
-            if (newer.id, newer.revision) == (job.id, job.revision):
-                time.sleep(_PAUSE)
-            else:
-                self._progress(newer)
-            job = newer
-        return job
-
-    def _next(self, job: Job) -> Job:
-        try:
-            return self._ask(lambda: self._client.wait_job(
-                job.id, job.revision, _WAIT))
-        except errors.JobNotFound as lost:
-            # The agent lost its journal.  The request says exactly what is
-            # to be done, so submitting it again cannot do more than that.
-            if self._lost:
-                raise
-            self._lost = self._unsure = True
-            try:
-                return self._ask(self._submit)
-            except errors.DiskBusy as exc:
-                raise lost from exc  # by the lost job itself, perhaps
-
-    def _ask(self, question: Callable[[], Job]) -> Job:
-        """Ask until there is an answer or patience is over."""
+    def ask(self, question: Callable[[], _T]) -> _T:
+        """Ask until there is an answer."""
         while True:
             try:
                 answer = question()
@@ -200,6 +179,46 @@ class _Watch:
         if time.monotonic() - self._heard > self._patience:
             raise exc
         time.sleep(_PAUSE)
+
+
+class _Watch(_Patient):
+    """One job, from its submission to its end."""
+
+    def __init__(self, client: AgentClient, submit: Callable[[], Job],
+                 progress: Callable[[Job], None], patience: float) -> None:
+        super().__init__(patience)
+        self._client = client
+        self._submit = submit
+        self._progress = progress
+        self._lost = False
+
+    def end(self) -> Job:
+        """Return the ended job."""
+        job = self.ask(self._submit)
+        self._progress(job)
+        while not job.state.final:
+            newer = self._next(job)
+            if (newer.id, newer.revision) == (job.id, job.revision):
+                time.sleep(_PAUSE)
+            else:
+                self._progress(newer)
+            job = newer
+        return job
+
+    def _next(self, job: Job) -> Job:
+        try:
+            return self.ask(lambda: self._client.wait_job(
+                job.id, job.revision, _WAIT))
+        except errors.JobNotFound as lost:
+            # The agent lost its journal.  The request says exactly what is
+            # to be done, so submitting it again cannot do more than that.
+            if self._lost:
+                raise
+            self._lost = self._unsure = True
+            try:
+                return self.ask(self._submit)
+            except errors.DiskBusy as exc:
+                raise lost from exc  # by the lost job itself, perhaps
 
 
 def _outcome(job: Job) -> errors.AgentError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of RPC version 1.0, as typed values.
+"""The messages of RPC version 1.1, as typed values.
 
 ``from_wire`` checks everything that can be checked without I/O and raises
 :class:`~assisted_snapshots.rpcapi.errors.InvalidRequest` naming the field.
@@ -32,6 +32,7 @@ _ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z')
 _FILE = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z')
 MAX_LAYERS = 200  # libvirt's limit of a backing chain
 MAX_DISKS = 64
+SECTOR = 512
 
 
 class Kind(enum.StrEnum):
@@ -109,6 +110,14 @@ def check_number(value: object, name: str) -> int:
            and 0 <= value < 1 << 63, name,
            f'{value!r} is not a whole number')
     return int(value)  # type: ignore[call-overload,no-any-return]
+
+
+def check_size(value: object, name: str) -> int:
+    """Return the size of a disk in bytes or raise InvalidRequest."""
+    size = check_number(value, name)
+    _check(size and not size % SECTOR, name,
+           f'{size} is no multiple of {SECTOR}')
+    return size
 
 
 def _choice(kind: type[_E], value: object, name: str) -> _E:
@@ -414,6 +423,29 @@ class LiveChain(_Message):
                    check_flag(w.get('can_commit', True), 'can_commit'),
                    _text(w.get('remedy', ''), 'remedy'),
                    _text(w.get('job_id', ''), 'job_id'))
+
+
+@dataclass(frozen=True, slots=True)
+class Extended(_Message):
+    """An attached volume that is as large as was asked for; since 1.1.
+
+    :ivar device: target of the disk in the guest.
+    :ivar size: in bytes, as the guest sees it.
+    """
+
+    volume_id: str
+    domain: str
+    device: str
+    size: int
+
+    @classmethod
+    def from_wire(cls, wire: object) -> Extended:
+        """Build from a received object."""
+        w = _mapping(wire, 'extended')
+        return cls(check_id(w.get('volume_id'), 'volume_id'),
+                   _text(w.get('domain', ''), 'domain'),
+                   _text(w.get('device', ''), 'device'),
+                   check_number(w.get('size'), 'size'))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import oslo_messaging as messaging
 EXCHANGE = 'assisted-snapshots'
 TOPIC = 'assisted-snapshot'
 REPORT_TOPIC = 'assisted-snapshot-report'
-VERSION = '1.0'
+# 1.1: extend
+VERSION = '1.1'
 # 1.1: ping
 REPORT_VERSION = '1.1'
 
@@ -27,7 +28,7 @@ EXMODS = ('assisted_snapshots.rpcapi.errors',)
 def agent(host: str, topic: str = TOPIC) -> messaging.Target:
     """Return the target of the agent on a host."""
     return messaging.Target(exchange=EXCHANGE, topic=topic, server=host,
-                            version=VERSION)
+                            version='1.0')
 
 
 def report(host: str, topic: str = REPORT_TOPIC) -> messaging.Target:

@@ -24,7 +24,7 @@ def test_agent_tells_of_itself(ground: Ground, shared_agent: Agent,
                                libvirtd: Libvirtd) -> None:
     told = ground.client.ping()
     assert (told.host, told.rpc_version, told.problem) == (
-        shared_agent.host, '1.0', '')
+        shared_agent.host, '1.1', '')
     assert told.libvirt == version(libvirtd.connection.getLibVersion())
     assert told.qemu == version(libvirtd.connection.getVersion())
 

@@ -77,10 +77,14 @@ def test_agent_of_another_major_version(
 
 def test_agent_too_old_for_a_method(peer: Peers, host: str,
                                     way: messaging.RPCTransport) -> None:
-    there = peer(ping=lambda: {})
+    there = peer(version='1.0', ping=lambda: {}, extend=lambda **_: {})
     caller = Caller(way, target.agent(host), 10)
     with pytest.raises(errors.NotUnderstood) as caught:
         caller.call('ping', version='1.1')
+    assert caught.value.kwargs['version'] == '1.1'
+    with pytest.raises(errors.NotUnderstood, match='does not support') as (
+            caught):
+        AgentClient(way, host).extend('v1', 1 << 30)
     assert caught.value.kwargs['version'] == '1.1'
     assert there.calls == []
 

@@ -212,3 +212,25 @@ def test_chain_after_a_job_is_asked_for_again(
 def test_silence_does_not_mean_detached(hasty: AgentClient) -> None:
     with pytest.raises(errors.PeerSilent):
         AgentGuest(hasty).chain('v1')
+
+
+EXTENDED = {'volume_id': 'v1', 'size': 512}
+UNKNOWN = errors.OutcomeUnknown(call='c', device='vda', domain='g',
+                                reason='r')
+
+
+@pytest.mark.parametrize('lost', [SILENCE, UNKNOWN])
+def test_extends_until_there_is_an_answer(peer: Peers, hasty: AgentClient,
+                                          lost: object) -> None:
+    """libvirt that is away is no refusal when it may have done it."""
+    there = peer(extend=Script(lost, DOWN, EXTENDED))
+    AgentGuest(hasty).extend('v1', 512)
+    assert names(there) == ['extend'] * 3
+
+
+def test_an_extension_that_is_refused_is_not_repeated(
+        peer: Peers, hasty: AgentClient) -> None:
+    there = peer(extend=Script(DOWN))
+    with pytest.raises(errors.HypervisorDown):
+        AgentGuest(hasty).extend('v1', 512)
+    assert names(there) == ['extend']

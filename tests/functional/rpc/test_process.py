@@ -90,11 +90,12 @@ def test_answers_without_libvirtd(agent: Agent) -> None:
     agent.start()
     client = agent.client()
     info = client.ping()
-    assert (info.host, info.rpc_version) == (agent.host, '1.0')
+    assert (info.host, info.rpc_version) == (agent.host, '1.1')
     assert 'libvirt' in info.problem
     for submit in (lambda: client.create_snapshot(CREATE),
                    lambda: client.merge(MERGE),
-                   lambda: client.get_chain('v1')):
+                   lambda: client.get_chain('v1'),
+                   lambda: client.extend('v1', 512)):
         with pytest.raises(errors.HypervisorDown):
             submit()
     assert client.list_jobs() == ()

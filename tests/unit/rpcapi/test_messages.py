@@ -67,8 +67,9 @@ chains = st.builds(
              max_size=4).map(tuple), st.booleans(), texts, texts)
 infos = st.builds(m.AgentInfo, texts, texts, texts, texts, texts, texts,
                   numbers)
+growths = st.builds(m.Extended, ids, texts, texts, numbers)
 any_message = st.one_of(create_requests(), merge_requests(), jobs, chains,
-                        infos)
+                        infos, growths)
 
 
 def sent(message: Any) -> Any:
@@ -198,3 +199,11 @@ def test_times_that_are_none(value: object) -> None:
 def test_final_states() -> None:
     assert {s for s in m.State if s.final} == {
         m.State.DONE, m.State.FAILED, m.State.ABORTED}
+
+
+@pytest.mark.parametrize('value', [0, 511, 513, -512, 1 << 63, '512', 512.0,
+                                   True, None])
+def test_sizes_that_no_disk_has(value: object) -> None:
+    with pytest.raises(errors.InvalidRequest, match='size'):
+        m.check_size(value, 'size')
+    assert m.check_size(512, 'size') == 512
