@@ -20,18 +20,22 @@ NOT_MOVED = 'guest-state'
 #: that was begun the first time, by an agent that has forgotten it.
 BUSY = 'disk-busy'
 
+#: The same for: the guest is defined, but off; an extension is done on the
+#: file then.
+SHUT_OFF = 'not-running'
+
 
 class GuestSide(Protocol):
     """Works on the disks of running (or defined, shut-off) guests.
 
-    ``create`` and ``merge`` are asked again with the same arguments after
-    a crash of the caller: they must then tell the outcome of the first
-    request, or carry it on, and never start on other layers.  What they
-    raise is :class:`~assisted_snapshots.chain.errors.GuestFailed`, with the
-    agent's ``code`` among its fields; anything else means that nobody knows.
-    :class:`~assisted_snapshots.chain.errors.GuestRefused` says that the work
-    was not begun, nor will be: the intent is withdrawn, and the volume is as
-    it was.
+    ``create``, ``merge`` and ``extend`` are asked again with the same
+    arguments after a crash of the caller: they must then tell the outcome of
+    the first request, or carry it on, and never start on other layers.  What
+    they raise is :class:`~assisted_snapshots.chain.errors.GuestFailed`, with
+    the agent's ``code`` among its fields; anything else means that nobody
+    knows.  :class:`~assisted_snapshots.chain.errors.GuestRefused` says that
+    the work was not begun, nor will be: the intent is withdrawn, and the
+    volume is as it was.
 
     A side may have ``keeps_active = True``: then the active file is the same
     after every merge, as upstream's protocol has it.
@@ -59,4 +63,10 @@ class GuestSide(Protocol):
 
         :param subject: snapshot id; for a flatten the volume's id.
         :param kind: ``delete`` or ``flatten``.
+        """
+
+    def extend(self, volume_id: str, size: int) -> None:
+        """Make the active layer larger; returns when the guest knows.
+
+        :param size: in bytes.
         """

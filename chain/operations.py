@@ -193,7 +193,10 @@ class Operations:
                 volume, snapshot_id, volume.state()))
 
     def extend(self, size: int) -> None:
-        """Make the volume larger; snapshots keep their size."""
+        """Make the volume larger; snapshots keep their size.
+
+        In a running guest its side does it, and the guest sees it.
+        """
         volume = self._volume
         with volume.locked():
             doing = volume.resumable('extend', volume.files.name)

@@ -3,13 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults import killer
+from tests.faults.lab import Lab
+from tests.images import Write
 
 
 @pytest.fixture(scope='session')
 def killer_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return killer.build(tmp_path_factory.mktemp('killer'))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    made: list[Lab] = []
+
+    def make(*layers: Write) -> Lab:
+        folder = tmp_path / f'share{len(made)}'
+        folder.mkdir()
+        made.append(Lab(folder, *layers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.qemu.kill()

@@ -201,6 +201,20 @@ class QemuGuest:
                 code='chain-mismatch' if self._pivoting else NOT_MOVED,
             ) from None
 
+    def extend(self, volume_id: str, size: int) -> None:
+        self.asked.append(f'extend {size}')
+        live = self.qemu.layers
+        try:
+            if live is None:
+                raise Gone
+            self.when('before the resize')
+            self.qemu.command('block_resize', size=size,
+                              **{'node-name': live[-1]})
+            self.when('after the resize')
+        except Gone:
+            raise GuestFailed(volume=volume_id, code='volume-not-found',
+                              reason='no guest has it') from None
+
     def _job(self, before: tuple[str, ...], merged: tuple[str, ...],
              survivor: str) -> None:
         active, command = before[-1], self.qemu.command
