@@ -151,6 +151,22 @@ class Handover:
             if self._stopped.wait(_PAUSE):
                 return
 
+    def extend(self, volume_id: str, size: int) -> bool:
+        """Tell whether a disk is at least that large, by the agent's doing.
+
+        Cinder had the agent do it before, so mostly nothing is left to do.
+        A disk that is larger has been extended once more since.
+        """
+        try:
+            self._agent.extend(volume_id, size)
+        except errors.WouldShrink as exc:
+            LOG.info('%s', exc)
+        except errors.AgentError as exc:
+            LOG.info('The size of volume %s is left to Nova: %s', volume_id,
+                     exc)
+            return False
+        return True
+
     def _patiently(self, submit: Callable[[], Job | None]) -> Job | None:
         """Ask again while nobody knows whether the agent has heard it."""
         begun = time.monotonic()
