@@ -75,7 +75,12 @@ class Api:
             project_name=login['OS_PROJECT_NAME'],
             user_domain_name=login['OS_USER_DOMAIN_NAME'],
             project_domain_name=login['OS_PROJECT_DOMAIN_NAME']))
+        self._keystone = keystone
         self.identity = Service(keystone, 'identity', settings.auth_url)
         self.compute = Service(keystone, 'compute')
         self.volume = Service(keystone, 'block-storage')
         self.image = Service(keystone, 'image')
+
+    def project_id(self) -> str:
+        """The administrator's project."""
+        return str(self._keystone.get_project_id())

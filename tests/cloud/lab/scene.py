@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One operation on a snapshot that is surely in its midst.
+
+No fault is worth anything if it strikes before or after.  So whoever would
+finish the operation is held: QEMU by SIGSTOP where a snapshot is taken, the
+block job by a limit of its speed where one is deleted; and that the moment
+has come is seen, not guessed: libvirt waits for QEMU, or the job has begun
+and not ended.
+
+This module knows nothing of faults and judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import field
+import enum
+import itertools
+import os
+import signal
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+
+from tests.cloud.lab.api import HttpError
+from tests.cloud.lab.api import NotFound
+from tests.cloud.lab.cloud import Cloud
+from tests.cloud.lab.hosts import ComputeHost
+from tests.cloud.lab.settings import HOSTS
+from tests.cloud.lab.stage import Stage
+from tests.cloud.lab.stage import WRITES
+from tests.functional.lab import audit
+from tests.functional.lab import waiting
+from tests.functional.lab.content import Bounds
+
+#: What a merge has to copy of a layer, in MiB.
+BALLAST = 48
+#: Where each layer has it, in MiB, behind what the writer writes to: what a
+#: layer above has too is not copied.
+_PLACES = itertools.cycle(range(64, 1024 - BALLAST, BALLAST))
+#: Bytes per second: a job that is held does not come far.
+_HELD = 256 * 1024
+_DEADLINE = 120
+#: Of a snapshot that something is still done with.
+BUSY = ('creating', 'deleting')
+
+
+class Operation(enum.Enum):
+    """What is done to a snapshot, and to which."""
+
+    CREATE = 'create'
+    NEWEST = 'delete newest'
+    MIDDLE = 'delete middle'
+    OLDEST = 'delete oldest'
+    ONLY = 'delete only'
+
+    def victim(self, snapshots: list[str]) -> str:
+        """The one of a volume's snapshots that goes, oldest first."""
+        return {Operation.NEWEST: snapshots[-1],
+                Operation.MIDDLE: snapshots[len(snapshots) // 2],
+                Operation.OLDEST: snapshots[0],
+                Operation.ONLY: snapshots[0]}[self]
+
+    @property
+    def needs(self) -> int:
+        """How many snapshots there are before."""
+        return {Operation.CREATE: 0, Operation.ONLY: 1}.get(self, 3)
+
+
+class NeverBegan(AssertionError):
+    """The operation was over, or refused, before it could be held."""
+
+    message = '{what}: the snapshot is {status} before anything was held'
+
+    def __init__(self, what: str, status: str) -> None:
+        super().__init__(self.message.format(what=what, status=status))
+
+
+@dataclass
+class Scene:
+    """An operation, from its request to its end.
+
+    :ivar snapshot: the one that is taken or deleted.
+    :ivar asked_again: what the user did because it had failed.
+    """
+
+    cloud: Cloud
+    stage: Stage
+    operation: Operation
+    snapshot: str = ''
+    asked_again: list[str] = field(default_factory=list)
+    _qemu: int = 0
+    _device: str = ''
+    _lowest: int = 0
+
+    @property
+    def host(self) -> ComputeHost:
+        """Where the guest is."""
+        return self.cloud.hosts[HOSTS[0]]
+
+    @property
+    def creates(self) -> bool:
+        """Whether a snapshot is taken rather than deleted."""
+        return self.operation is Operation.CREATE
+
+    # Before -----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Have as many snapshots as the operation needs, and much to copy."""
+        stage = self.stage
+        while len(stage.snapshots) < self.operation.needs:
+            self.load()
+            stage.take()
+        if self.operation is Operation.ONLY:
+            for one in [*stage.snapshots][:-1]:
+                stage.delete(one)
+        self.load()
+        stage.writer.write_more(WRITES)
+        self._lowest = stage.writer.progress().acknowledged
+        self._qemu = self.qemu()
+        self._device = _target(stage.server.domain.XMLDesc(), stage.id)
+
+    def load(self) -> None:
+        """Let the guest fill its last layer with zeros that take room."""
+        device = self.stage.server.device(self.stage.id)
+        self.stage.server.run(
+            f'dd if=/dev/zero of={device} bs=1M seek={next(_PLACES)} '
+            f'count={BALLAST} conv=notrunc')
+
+    def qemu(self) -> int:
+        """Process id of the guest's QEMU."""
+        libvirtd = self.host.libvirtd
+        assert libvirtd is not None
+        return libvirtd.guest_pid(self.stage.server.domain.name())
+
+    # The request ------------------------------------------------------------
+
+    def request(self) -> None:
+        """Ask for it, as a user does."""
+        stage = self.stage
+        if self.creates:
+            self.snapshot = stage.project.request_snapshot(stage.id)
+        else:
+            self.snapshot = self.operation.victim([*stage.snapshots])
+            stage.project.request_deletion(self.snapshot)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The operation is asked for and goes on only afterwards."""
+        if self.creates:
+            self.signal_qemu(signal.SIGSTOP)
+            try:
+                self.request()
+                self._wait_in_midst(self._libvirt_waits)
+                yield
+            finally:
+                self.signal_qemu(signal.SIGCONT)
+            return
+        self.request()
+        self._wait_in_midst(self._job_held)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let a job that is held go on."""
+        with suppress(libvirt.libvirtError):
+            self.stage.server.domain.blockJobSetSpeed(self._device, 0)
+
+    def signal_qemu(self, number: signal.Signals) -> None:
+        """Signal the QEMU that the guest had in the beginning."""
+        with suppress(ProcessLookupError):
+            os.kill(self._qemu, number)
+
+    def job(self) -> dict[str, Any]:
+        """The block job of the volume's disk, empty if there is none."""
+        return self.stage.server.domain.blockJobInfo(self._device) or {}
+
+    def abort_job(self) -> None:
+        """Abort the block job behind everybody's back."""
+        self.stage.server.domain.blockJobAbort(self._device)
+
+    def done_in_truth(self) -> bool:
+        """Whether the guest's disk shows that it has been done."""
+        live = self.stage.server.chain(self.stage.id)
+        name = f'{self.stage.files.name}.{self.snapshot}'
+        if self.creates:
+            return live[-1] == name
+        return not self.job() and len(live) <= len(self.stage.snapshots)
+
+    def _wait_in_midst(self, held: Any) -> None:
+        def reached() -> bool:
+            if held():
+                return True
+            status = self.status()
+            if status not in BUSY:
+                raise NeverBegan(self.operation.value, status)
+            return False
+        waiting.until(reached, f'{self.operation.value} in its midst',
+                      _DEADLINE, 0.005)
+
+    def _libvirt_waits(self) -> bool:
+        """Whether a snapshot is being taken, and QEMU does not answer.
+
+        A mere question to QEMU would be called OCCUPIED.
+        """
+        state = self.stage.server.domain.controlInfo()[0]
+        return bool(state == libvirt.VIR_DOMAIN_CONTROL_JOB
+                    and self.stage.files.layer(self.snapshot).exists())
+
+    def _job_held(self) -> bool:
+        job = self.job()
+        if not job:
+            return False
+        self.stage.server.domain.blockJobSetSpeed(
+            self._device, _HELD,
+            libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+        job = self.job()
+        return bool(job) and job['cur'] < job['end']
+
+    def mend(self) -> None:
+        """Start whatever does not run."""
+        services = [*self.cloud.services.values(), *(
+            service for host in self.cloud.hosts.values()
+            for service in host.services)]
+        for service in services:
+            if not service.running:
+                service.start()
+        self.cloud.wait_ready()
+
+    # The end ----------------------------------------------------------------
+
+    def status(self) -> str:
+        """The snapshot's status; ``gone`` if there is none any more."""
+        try:
+            found = self.stage.project.api.volume.get(
+                f'/snapshots/{self.snapshot}')
+        except NotFound:
+            return 'gone'
+        return str(found['snapshot']['status'])
+
+    def settle(self, seconds: float) -> str:
+        """Wait until nothing is done with the snapshot; its status."""
+        with suppress(waiting.Late):
+            waiting.until(lambda: self.status() not in BUSY,
+                          'end of the operation', seconds, 0.2)
+        return self.status()
+
+    def conclude(self, seconds: float) -> str:
+        """Let the user ask again, at most once, where it has failed.
+
+        A snapshot that was not taken is deleted, one that was not deleted
+        is deleted again.  Returns the last status.
+        """
+        status = self.settle(seconds)
+        wanted = ('available', 'gone') if self.creates else ('gone',)
+        if status not in wanted and status not in BUSY \
+                and not self.asked_again:
+            self.delete_again()
+            status = self.settle(seconds)
+        self._note(status)
+        return status
+
+    def delete_again(self) -> None:
+        """Let the user delete the snapshot once more."""
+        self.asked_again.append('delete')
+        with suppress(HttpError):
+            self.stage.project.request_deletion(self.snapshot)
+
+    def reset_state(self, status: str) -> None:
+        """Let the user, an administrator, set the snapshot's status."""
+        self.asked_again.append('reset-state')
+        self.stage.project.api.volume.post(
+            f'/snapshots/{self.snapshot}/action',
+            {'os-reset_status': {'status': status}})
+
+    def _note(self, status: str) -> None:
+        """Write down what there has to be now."""
+        known = self.stage.snapshots
+        if self.creates and status == 'available':
+            known[self.snapshot] = Bounds(
+                self._lowest, self.stage.writer.progress().submitted)
+        elif status == 'gone':
+            known.pop(self.snapshot, None)
+
+    def overlay_left(self) -> bool:
+        """Whether the chain on the share has the snapshot's overlay."""
+        return (self.stage.files.layer(self.snapshot).name
+                in audit.layers(self.stage.files))
+
+
+def _target(xml: str, volume: str) -> str:
+    """What libvirt calls the disk of a volume."""
+    disks = ElementTree.fromstring(xml)  # noqa: S314 - our own libvirtd's
+    (found,) = [disk.find('target') for disk in disks.iterfind(
+        'devices/disk') if disk.findtext('serial') == volume]
+    assert found is not None
+    return str(found.get('dev'))
+
+
+@contextmanager
+def certain(cloud: Cloud) -> Iterator[None]:
+    """Cinder's backend works so that every moment is certain.
+
+    A merge is slow from its beginning, and a guest that is held is not
+    asked to freeze its file systems.  Upstream's driver knows no such
+    options, and does not mind them.
+    """
+    path = cloud.settings.config('cinder')
+    before = path.read_text()
+    path.write_text(before.replace(
+        '[nfs]\n', f'[nfs]\nassisted_bandwidth = {_HELD}\n'
+                   'assisted_quiesce = off\n'))
+    _renew(cloud)
+    yield
+    path.write_text(before)
+    _renew(cloud)
+
+
+def _renew(cloud: Cloud) -> None:
+    cloud.services['cinder-volume'].stop()
+    cloud.start('cinder-volume')
+    cloud.wait_ready()

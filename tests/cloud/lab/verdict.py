@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fault has left behind, after it was healed.
+
+Every check is made, whatever another one has found, so that the worst is
+always told.  A check that cannot be made is a finding, never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+import functools
+
+from tests.cloud.lab import records
+from tests.cloud.lab.scene import Scene
+from tests.functional.lab import audit
+from tests.functional.lab import waiting
+from tests.functional.lab.content import Bounds
+
+CLEAN = 'clean'
+#: Findings, the worst first.
+LOST, DOWN, ORPHAN, STALE, STUCK = (
+    'content lost', 'guest down', 'orphan file', 'stale record', 'stuck')
+ORDER = (LOST, DOWN, ORPHAN, STALE, STUCK)
+
+
+@dataclass
+class Verdict:
+    """What was found, with the reason of each finding."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    asked_again: tuple[str, ...] = ()
+    judged: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether it was looked for findings, and there was none."""
+        return self.judged and not self.found
+
+    def check(self, finding: str, proof: Callable[[], object]) -> bool:
+        """Make one check; tells whether it went well."""
+        try:
+            proof()
+        except Exception as exc:
+            text = f'{type(exc).__name__}: {exc}'
+            self.found.setdefault(finding, text[:2000])
+            return False
+        return True
+
+    def __str__(self) -> str:
+        said = [one for one in ORDER if one in self.found] or [CLEAN]
+        return ', '.join(said)
+
+
+def judge(scene: Scene, seconds: float) -> Verdict:
+    """Wait until all is settled, with a user's help, and look at it.
+
+    :param seconds: after which what still waits is called stuck.
+    """
+    verdict = Verdict()
+    verdict.check(STUCK, lambda: _ended(scene, seconds))
+    verdict.asked_again = tuple(scene.asked_again)
+    last = -1
+
+    def stop() -> None:
+        nonlocal last
+        last = scene.stage.stop()
+    verdict.check(DOWN, stop)
+    _look(scene, verdict, last)
+    verdict.judged = True
+    if verdict.sound:
+        scene.stage.writer.start(last)
+    return verdict
+
+
+def _look(scene: Scene, verdict: Verdict, last: int) -> None:
+    """Compare the share with all the records, nobody writing."""
+    stage, files = scene.stage, scene.stage.files
+    verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
+    if last >= 0:
+        verdict.check(LOST, lambda: audit.active_holds(
+            files, stage.writer.pattern, Bounds(last, last)))
+        verdict.check(LOST, lambda: _same(
+            stage.server.chain(stage.id), audit.layers(files)))
+    for one, bounds in stage.snapshots.items():
+        verdict.check(LOST, functools.partial(
+            audit.snapshot_holds, files, one, stage.writer.pattern, bounds))
+    verdict.check(STALE, lambda: _records(scene))
+    verdict.check(STUCK, lambda: _rows(scene))
+    verdict.check(STUCK, lambda: _quota(scene))
+
+
+def _ended(scene: Scene, seconds: float) -> None:
+    status = scene.conclude(seconds)
+    wanted = ('available', 'gone') if scene.creates else ('gone',)
+    assert status in wanted, f'{scene.snapshot} is {status}'
+
+
+def _rows(scene: Scene) -> None:
+    """No row but those of snapshots that are there, each to be used."""
+    stage = scene.stage
+    found = stage.project.api.volume.get(
+        f'/snapshots/detail?volume_id={stage.id}')['snapshots']
+    _same({one['id']: one['status'] for one in found},
+          dict.fromkeys(stage.snapshots, 'available'))
+    volume = stage.project.api.volume.get(f'/volumes/{stage.id}')['volume']
+    _same(volume['status'], 'in-use')
+
+
+def _records(scene: Scene) -> None:
+    """Nova and Cinder know the last layer."""
+    stage = scene.stage
+    active = stage.files.active.name, stage.files.active_format
+
+    def known() -> bool:
+        info = records.mapping(stage.settings, stage.id)['data']
+        wire = stage.project.attachment(stage.id)['connection_info']
+        return ((info['name'], info['format']) == active
+                and (wire['name'], wire['format']) == active)
+    waiting.until(known, f'everybody knowing {active}', 90, 0.5)
+
+
+def _quota(scene: Scene) -> None:
+    """As many are counted as there are."""
+    api = scene.stage.project.api.volume
+    count = {kind: len(api.get(f'/{kind}')[kind])
+             for kind in ('snapshots', 'volumes')}
+    project = scene.stage.project.api.project_id()
+    usage = api.get(f'/os-quota-sets/{project}?usage=True')['quota_set']
+    _same({kind: usage[kind]['in_use'] for kind in count}, count)
+
+
+def _same(found: object, wanted: object) -> None:
+    assert found == wanted, f'{found}, not {wanted}'
