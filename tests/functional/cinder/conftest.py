@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults import killer
 from tests.functional.lab import paths
 from tests.functional.lab.database import Database
 
 if TYPE_CHECKING:
+    from tests.functional.cinder.lab.backup import BackupService
+    from tests.functional.cinder.lab.glance import ImageService
     from tests.functional.cinder.lab.world import World
 
 # The assertions in there say what they compared only if this is known
@@ -104,3 +107,34 @@ def cinder(cinder_folder: Path) -> Iterator[World]:
     world = World(cinder_folder)
     yield world
     world.close()
+
+
+@pytest.fixture
+def glance(cinder: World) -> ImageService:
+    """An empty Glance."""
+    from tests.functional.cinder.lab.glance import ImageService
+    return ImageService(cinder.folder / 'glance')
+
+
+@pytest.fixture
+def backups(cinder: World) -> Iterator[BackupService]:
+    """Cinder's backup service beside its volume manager."""
+    from tests.functional.cinder.lab.backup import BackupService
+    from tests.functional.cinder.lab.views import gone
+    assert cinder.manager.driver.initialized
+    service = BackupService(cinder)
+    yield service
+    service.close()
+    gone(cinder)
+
+
+@pytest.fixture(scope='session')
+def killer_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return killer.build(tmp_path_factory.mktemp('killer'))
+
+
+@pytest.fixture
+def quick_stretching(killer_library: Path) -> Iterator[None]:
+    """LUKS measures how slow the CPU is, which takes seconds a layer."""
+    with killer.loaded(killer_library):
+        yield

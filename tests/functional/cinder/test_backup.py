@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
-
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.backup import BackupService
+from tests.functional.cinder.lab.backup import history
 from tests.functional.cinder.lab.glance import ImageService
+from tests.functional.cinder.lab.glance import upload
 from tests.functional.cinder.lab.inuse import boot
+from tests.functional.cinder.lab.views import gone
 from tests.functional.cinder.lab.world import World
-from tests.functional.cinder.test_images import upload
-from tests.functional.cinder.test_views import gone
 from tests.functional.lab.agent import Agent
 from tests.functional.lab.content import prove
 from tests.functional.lab.guest import Moment
@@ -23,29 +19,6 @@ from tests.functional.lab.stage import Stage
 
 MIB = 1 << 20
 GIB = 1 << 30
-
-
-@pytest.fixture
-def backups(cinder: World) -> Iterator[BackupService]:
-    """Cinder's backup service beside its volume manager."""
-    assert cinder.manager.driver.initialized
-    service = BackupService(cinder)
-    yield service
-    service.close()
-    gone(cinder)
-
-
-def history(cinder: World, **values: Any) -> tuple[Any, list[Any]]:
-    """A volume with two snapshots, different content in each layer."""
-    volume = cinder.volume(**values)
-    cinder.write(volume, 0x10, 3 * MIB)
-    cinder.write(volume, 0x10, GIB - MIB)
-    first = cinder.snapshot(volume)
-    cinder.write(volume, 0x11)
-    second = cinder.snapshot(volume)
-    cinder.write(volume, 0x12)
-    cinder.write(volume, 0x12, 5 * MIB)
-    return volume, [first, second]
 
 
 def test_with_snapshots(cinder: World, backups: BackupService) -> None:

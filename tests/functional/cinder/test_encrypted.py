@@ -8,24 +8,20 @@ makes of the key.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
 from pathlib import Path
 import subprocess
 import threading
-from typing import Any
-from typing import ClassVar
 from typing import TYPE_CHECKING
 
 from castellan import key_manager
-from castellan.tests.unit.key_manager import mock_key_manager
 from cinder import exception
 from oslo_config import cfg
 import pytest
 
-from tests.faults import killer
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab import deployment
 from tests.functional.cinder.lab.inuse import boot
+from tests.functional.cinder.lab.keys import Keys
 from tests.functional.lab import audit
 from tests.functional.lab.agent import Agent
 from tests.functional.lab.rabbit import Rabbit
@@ -38,17 +34,7 @@ CONF = cfg.CONF
 MIB = 1 << 20
 GIB = 1 << 30
 
-
-@pytest.fixture(scope='module')
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return killer.build(tmp_path_factory.mktemp('killer'))
-
-
-@pytest.fixture(autouse=True)
-def quick_stretching(library: Path) -> Iterator[None]:
-    """LUKS measures how slow the CPU is, which takes seconds a layer."""
-    with killer.loaded(library):
-        yield
+pytestmark = pytest.mark.usefixtures('quick_stretching')
 
 
 def header(path: Path) -> str:
@@ -267,28 +253,13 @@ class TestFromUpstream:
         assert cinder.content(copy).size == 2 * GIB
 
 
-class Keys(mock_key_manager.MockKeyManager):
-    """Castellan's own for tests, with one set of keys for all who ask.
-
-    Cinder's, of the configuration file, has one key.
-    """
-
-    known: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, configuration: Any = None) -> None:
-        super().__init__(configuration)  # type: ignore[no-untyped-call]
-        self.keys = self.known
-
-
 def test_a_copy_with_a_key_of_its_own(cinder: World) -> None:
     volume = cinder.volume(encrypted=True)
     cinder.write(volume, 3)
     wanted = cinder.content(volume)
     snapshot = cinder.snapshot(volume)
-    CONF.set_override('backend', f'{__name__}.{Keys.__name__}',
-                      'key_manager')
+    Keys.install()
     keys = key_manager.API(CONF)
-    Keys.known.clear()
     other = keys.create_key(cinder.context, algorithm='aes', length=256)
     passphrase = binascii.hexlify(
         keys.get(cinder.context, other).get_encoded() or b'')

@@ -8,8 +8,6 @@ compression, so that plain text in them would be found.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +16,27 @@ from cinder import exception
 from oslo_config import cfg
 import pytest
 
-from tests.faults import killer
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab.backup import BackupService
+from tests.functional.cinder.lab.backup import history
+from tests.functional.cinder.lab.backup import PATTERNS
+from tests.functional.cinder.lab.content import assert_sealed
 from tests.functional.cinder.lab.content import Content
+from tests.functional.cinder.lab.keys import Keys
 from tests.functional.cinder.lab.world import World
-from tests.functional.cinder.test_backup import history
-from tests.functional.cinder.test_encrypted import Keys
-from tests.functional.cinder.test_views import gone
 
 CONF = cfg.CONF
 MIB = 1 << 20
 GIB = 1 << 30
-#: What the layers of :func:`history` hold.
-PATTERNS = (0x10, 0x11, 0x12)
 
-
-@pytest.fixture(scope='module')
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return killer.build(tmp_path_factory.mktemp('killer'))
-
-
-@pytest.fixture(autouse=True)
-def quick_stretching(library: Path) -> Iterator[None]:
-    """LUKS measures how slow the CPU is, which takes seconds a layer."""
-    with killer.loaded(library):
-        yield
+pytestmark = pytest.mark.usefixtures('quick_stretching')
 
 
 @pytest.fixture
-def backups(cinder: World) -> Iterator[BackupService]:
-    """Cinder's backup service beside its volume manager."""
-    assert cinder.manager.driver.initialized
-    service = BackupService(cinder)
+def backups(backups: BackupService) -> BackupService:
+    """The same, and what it stores can be looked at."""
     CONF.set_override('backup_compression_algorithm', 'none')
-    yield service
-    service.close()
-    gone(cinder)
+    return backups
 
 
 def stored(cinder: World) -> Path:
@@ -63,24 +45,13 @@ def stored(cinder: World) -> Path:
                key=lambda path: path.stat().st_size)
 
 
-def assert_sealed(path: Path) -> None:
-    """It is a container, and no content of the volume is in the clear."""
-    with (open(path, 'rb') as file,
-          mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data):
-        assert data[:6] == b'LUKS\xba\xbe'
-        for byte in PATTERNS:
-            assert data.find(bytes([byte]) * 512) < 0, hex(byte)
-        # Nor can it be told where there is nothing, behind the header.
-        assert data.find(bytes(512), len(data) - GIB) < 0
-
-
 def test_with_snapshots(cinder: World, backups: BackupService) -> None:
     volume, snapshots = history(cinder, encrypted=True)
     expected = cinder.content(volume)
     held = [cinder.snapshot_content(snapshot) for snapshot in snapshots]
     backup = backups.create(volume)
     cinder.audit(volume, *snapshots)
-    assert_sealed(stored(cinder))
+    assert_sealed(stored(cinder), *PATTERNS)
     # Into a new volume, and back into the same one, whose snapshots stay.
     restored = backups.restore(backup, encrypted=True)
     assert cinder.content(restored) == expected
@@ -100,7 +71,7 @@ def test_of_a_snapshot(cinder: World, backups: BackupService) -> None:
     volume, snapshots = history(cinder, encrypted=True)
     expected = cinder.snapshot_content(snapshots[0])
     backup = backups.create(volume, snapshots[0])
-    assert_sealed(stored(cinder))
+    assert_sealed(stored(cinder), *PATTERNS)
     restored = backups.restore(backup, encrypted=True)
     assert cinder.content(restored) == expected
     cinder.audit(volume, *snapshots)
@@ -111,9 +82,7 @@ class TestKeys:
 
     @pytest.fixture(autouse=True)
     def several(self, cinder: World) -> None:
-        Keys.known.clear()
-        CONF.set_override('backend', f'{Keys.__module__}.{Keys.__name__}',
-                          'key_manager')
+        Keys.install()
 
     def made(self, cinder: World) -> Any:
         """An encrypted volume with a new key."""

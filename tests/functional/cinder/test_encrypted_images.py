@@ -6,7 +6,6 @@ An image of one is a LUKS container, whose key Cinder names in the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import subprocess
 from typing import Any
@@ -15,43 +14,25 @@ from cinder import exception
 from cinder.volume import volume_utils
 import pytest
 
-from tests.faults import killer
 from tests.functional.cinder.lab import content
 from tests.functional.cinder.lab import deployment
+from tests.functional.cinder.lab.backup import PATTERNS
+from tests.functional.cinder.lab.content import assert_sealed
 from tests.functional.cinder.lab.content import Content
+from tests.functional.cinder.lab.glance import download
 from tests.functional.cinder.lab.glance import ImageService
+from tests.functional.cinder.lab.glance import PICTURE
+from tests.functional.cinder.lab.glance import picture
+from tests.functional.cinder.lab.glance import upload
+from tests.functional.cinder.lab.views import gone
 from tests.functional.cinder.lab.world import KEY_ID
 from tests.functional.cinder.lab.world import World
-from tests.functional.cinder.test_encrypted_backup import assert_sealed
-from tests.functional.cinder.test_images import download
-from tests.functional.cinder.test_images import picture
-from tests.functional.cinder.test_images import upload
-from tests.functional.cinder.test_views import become
-from tests.functional.cinder.test_views import gone
 
 MIB = 1 << 20
 GIB = 1 << 30
 SECRET = deployment.FIXED_KEY.encode()
-#: Of test_images.picture.
-PICTURE = 0x42
 
-
-@pytest.fixture(scope='module')
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return killer.build(tmp_path_factory.mktemp('killer'))
-
-
-@pytest.fixture(autouse=True)
-def quick_stretching(library: Path) -> Iterator[None]:
-    """LUKS measures how slow the CPU is, which takes seconds a layer."""
-    with killer.loaded(library):
-        yield
-
-
-@pytest.fixture
-def glance(cinder: World) -> ImageService:
-    """An empty Glance."""
-    return ImageService(cinder.folder / 'glance')
+pytestmark = pytest.mark.usefixtures('quick_stretching')
 
 
 def in_the_clear(cinder: World, byte: int) -> list[Path]:
@@ -104,7 +85,7 @@ def test_an_image_of_a_volume(cinder: World, glance: ImageService) -> None:
     gone(cinder)
     cinder.audit(volume, first, second)
     data = glance.path(image)
-    assert_sealed(data)
+    assert_sealed(data, *PATTERNS)
     assert content.of(data, 'luks', SECRET) == expected
     # The API names a clone of the key; the manager has one key only.
     glance.update(None, image['id'], {'cinder_encryption_key_id': KEY_ID})
@@ -112,7 +93,7 @@ def test_an_image_of_a_volume(cinder: World, glance: ImageService) -> None:
                     encrypted=True)
     assert cinder.content(made) == expected
     cinder.audit(made)
-    for byte in (0x10, 0x11, 0x12):
+    for byte in PATTERNS:
         assert in_the_clear(cinder, byte) == []
 
 
@@ -120,13 +101,13 @@ class TestBareContainers:
     """Upstream's, which nobody has converted yet."""
 
     def test_download(self, cinder: World, glance: ImageService) -> None:
-        volume = become(cinder, bare(cinder), 'downloading')
+        volume = cinder.become(bare(cinder), 'downloading')
         image = glance.add('raw', picture(cinder.folder, 'raw'))
         volume_utils.copy_image_to_volume(
             cinder.driver, cinder.context, volume, image, (None, None),
             glance)
         assert in_the_clear(cinder, PICTURE) == []
-        volume = become(cinder, volume, 'available')
+        volume = cinder.become(volume, 'available')
         assert is_picture(cinder.content(volume))
         cinder.audit(volume)
 
@@ -136,7 +117,7 @@ class TestBareContainers:
         volume = bare(cinder)
         cinder.attach(volume, driver=cinder.upstream)
         before = (cinder.share / volume.name).read_bytes()
-        volume = become(cinder, volume, 'downloading')
+        volume = cinder.become(volume, 'downloading')
         image = glance.add('raw', picture(cinder.folder, 'raw'))
         with pytest.raises(exception.ImageCopyFailure, match='encrypted'):
             volume_utils.copy_image_to_volume(
@@ -148,7 +129,7 @@ class TestBareContainers:
     def test_upload(self, cinder: World, glance: ImageService) -> None:
         volume = bare(cinder)
         image = upload(cinder, cinder.driver, glance, volume, 'raw')
-        assert_sealed(glance.path(image))
+        assert_sealed(glance.path(image), *PATTERNS)
         assert content.of(glance.path(image), 'luks',
                           SECRET) == cinder.content(volume)
         gone(cinder)
@@ -163,11 +144,11 @@ def test_a_layer_in_the_clear(cinder: World, glance: ImageService) -> None:
     subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', path, '1G'],
                    check=True)
     image = glance.add('raw', picture(cinder.folder, 'raw'))
-    become(cinder, volume, 'downloading')
+    cinder.become(volume, 'downloading')
     with pytest.raises(exception.CinderException, match='no encrypted'):
         cinder.driver.copy_image_to_encrypted_volume(
             cinder.context, volume, glance, image['id'])
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     with pytest.raises(exception.CinderException, match='no encrypted'):
         upload(cinder, cinder.driver, glance, volume, 'raw')
     assert in_the_clear(cinder, PICTURE) == []

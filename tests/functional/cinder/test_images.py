@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import subprocess
 from typing import Any
 
@@ -13,51 +12,15 @@ import pytest
 
 from assisted_snapshots.cinder_driver import temporary
 from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab.glance import download
 from tests.functional.cinder.lab.glance import ImageService
+from tests.functional.cinder.lab.glance import picture
+from tests.functional.cinder.lab.glance import upload
+from tests.functional.cinder.lab.views import gone
 from tests.functional.cinder.lab.world import World
-from tests.functional.cinder.test_views import become
-from tests.functional.cinder.test_views import gone
-from tests.functional.lab import images
 
 MIB = 1 << 20
 GIB = 1 << 30
-
-
-@pytest.fixture
-def glance(cinder: World) -> ImageService:
-    """An empty Glance."""
-    return ImageService(cinder.folder / 'glance')
-
-
-def upload(cinder: World, driver: Any, glance: ImageService, volume: Any,
-           disk_format: str) -> dict[str, Any]:
-    """Upload a volume as the volume manager does; the image."""
-    image = glance.add(disk_format)
-    before = cinder.fresh(volume).status
-    volume = become(cinder, volume, 'uploading')
-    driver.copy_volume_to_image(cinder.context, volume, glance, image)
-    become(cinder, volume, before)
-    return glance.show(None, image['id'])
-
-
-def download(cinder: World, glance: ImageService, image: dict[str, Any],
-             driver: Any = None, **values: Any) -> Any:
-    """Make a volume of an image as the volume manager does."""
-    driver = driver or cinder.driver
-    row = cinder.row(**values)
-    volume = cinder.settle(row, driver.create_volume(row), 'downloading')
-    volume_utils.copy_image_to_volume(
-        driver, cinder.context, volume, image, (None, None), glance)
-    return become(cinder, volume, 'available')
-
-
-def picture(folder: Path, fmt: str, size: int = 64 * MIB) -> Path:
-    """An image file with some content."""
-    path = folder / f'picture.{fmt}'
-    subprocess.run(['qemu-img', 'create', '-q', '-f', fmt, path, str(size)],
-                   check=True)
-    images.io(path, fmt, [f'write -P 0x42 {MIB} 64k'])
-    return path
 
 
 @pytest.fixture
@@ -138,7 +101,7 @@ def test_too_large(cinder: World, glance: ImageService) -> None:
     with pytest.raises(exception.ImageUnacceptable):
         cinder.driver.copy_image_to_volume(cinder.context, volume, glance,
                                            image['id'])
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.audit(volume)
 
 
@@ -147,13 +110,13 @@ def test_reimage_with_snapshots(cinder: World, glance: ImageService,
     volume, *snapshots = chain
     expected = cinder.content(volume)
     image = glance.add('raw', picture(cinder.folder, 'raw'))
-    volume = become(cinder, volume, 'downloading')
+    volume = cinder.become(volume, 'downloading')
     with pytest.raises(exception.ImageCopyFailure, match='2 snapshots'):
         volume_utils.copy_image_to_volume(
             cinder.driver, cinder.context, volume, image, (None, None),
             glance, disable_sparse=True)
     assert cinder.content(volume) == expected
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.audit(volume, *snapshots)
 
 
@@ -162,10 +125,10 @@ def test_reimage(cinder: World, glance: ImageService) -> None:
     volume = cinder.volume()
     cinder.write(volume, 0x99, 512 * MIB)
     image = glance.add('qcow2', picture(cinder.folder, 'qcow2'))
-    volume = become(cinder, volume, 'downloading')
+    volume = cinder.become(volume, 'downloading')
     cinder.driver.copy_image_to_volume(cinder.context, volume, glance,
                                        image['id'], disable_sparse=True)
-    volume = become(cinder, volume, 'available')
+    volume = cinder.become(volume, 'available')
     found = cinder.content(volume)
     assert found.bytes_at(512 * MIB) == ''
     assert found.bytes_at(MIB) == content.digest(0x42)
@@ -175,12 +138,12 @@ def test_reimage(cinder: World, glance: ImageService) -> None:
 def test_snapshot_of_a_dead_upload(cinder: World) -> None:
     """It lasts as long as the upload, and then recovery removes it."""
     backend = cinder.driver.backend
-    volume = become(cinder, cinder.volume(), 'uploading')
+    volume = cinder.become(cinder.volume(), 'uploading')
     held = temporary.snapshot_of_upload(backend, volume)
     snapshot = held.__enter__()
     with backend.locked(volume.id):
         assert temporary.sweep(backend, backend.fresh(volume)) == []
-    volume = become(cinder, volume, 'available')  # as the manager starts
+    volume = cinder.become(volume, 'available')  # as the manager starts
     cinder.audit(volume, snapshot)
     with backend.locked(volume.id):
         [told] = temporary.sweep(backend, backend.fresh(volume))

@@ -33,10 +33,7 @@ def taken(cinder: World, volume: Any) -> Any:
 
 
 def deleting(cinder: World, row: Any) -> Any:
-    row = cinder.fresh(row)
-    row.status = 'deleting'
-    row.save()
-    return row
+    return cinder.become(row, 'deleting')
 
 
 def test_cascade(cinder: World) -> None:
@@ -70,9 +67,7 @@ def test_busy_snapshot_is_available_and_says_why(cinder: World) -> None:
             if message['resource_uuid'] == snapshot.id] == ['015']
     with attachment.obj_as_admin():
         attachment.destroy()
-    row = cinder.fresh(volume)
-    row.status = 'available'
-    row.save()
+    cinder.become(volume, 'available')
     cinder.manager.delete_snapshot(cinder.context, deleting(cinder, snapshot))
     cinder.audit(volume)
     with pytest.raises(exception.SnapshotNotFound):

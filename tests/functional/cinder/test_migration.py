@@ -16,9 +16,8 @@ from cinder import objects
 import pytest
 
 from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab.views import gone
 from tests.functional.cinder.lab.world import World
-from tests.functional.cinder.test_views import become
-from tests.functional.cinder.test_views import gone
 from tests.functional.lab import namespace
 
 MIB = 1 << 20
@@ -107,11 +106,11 @@ def test_generic_revert(cinder: World) -> None:
     expected = cinder.content(volume)
     cinder.write(volume, 0x22)
     cinder.write(volume, 0x22, 9 * MIB)
-    volume = become(cinder, volume, 'reverting')
+    volume = cinder.become(volume, 'reverting')
     manager._revert_to_snapshot_generic(cinder.admin, volume, first)
     assert cinder.content(volume) == expected
     assert cinder.snapshot_content(first) == expected
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.audit(volume, first)
     gone(cinder)
 

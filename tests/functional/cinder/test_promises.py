@@ -10,15 +10,11 @@ from cinder import exception
 from oslo_config import cfg
 import pytest
 
-from assisted_snapshots.chain.operations import Operations
+from tests.functional.cinder.lab.cut import cut_short
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import waiting
 
 MIB = 1 << 20
-
-
-class Cut(Exception):
-    """Here the service dies."""
 
 
 def begun(cinder: World) -> tuple[Any, Any]:
@@ -31,52 +27,32 @@ def begun(cinder: World) -> tuple[Any, Any]:
     older = cinder.snapshot(volume)
     cinder.write(volume, 0x22, length=MIB)
     cinder.snapshot(volume)
-    backend = cinder.driver.backend
-
-    def cut(step: str) -> None:
-        if step == 'write .info':
-            raise Cut
-
-    fresh = backend.fresh(volume)
-    with pytest.raises(Cut):
-        Operations(backend.files(fresh), formats=backend.formats(fresh),
-                   observer=cut).delete(older.id)
+    cut_short(cinder, volume, 'write .info',
+              lambda operations: operations.delete(older.id))
     return volume, older
-
-
-def promised(cinder: World, snapshot: Any) -> Any:
-    """Ask for a deletion, as the API does."""
-    row = cinder.fresh(snapshot)
-    row.status = 'deleting'
-    row.save()
-    return row
 
 
 def test_finished_upwards_and_asked_for_again(cinder: World) -> None:
     volume, older = begun(cinder)
     cinder.driver.recovery.sweep()
     assert cinder.names(volume)[0].endswith(older.id)
-    cinder.driver.delete_snapshot(promised(cinder, older))
+    cinder.driver.delete_snapshot(cinder.become(older, 'deleting'))
 
 
 @pytest.mark.parametrize('status', ['extending', 'uploading'])
 def test_gone_whatever_the_volume_does(cinder: World, status: str) -> None:
     volume, older = begun(cinder)
     cinder.driver.recovery.sweep()
-    row = cinder.fresh(volume)
-    row.status = status
-    row.save()
-    cinder.driver.delete_snapshot(promised(cinder, older))
+    cinder.become(volume, status)
+    cinder.driver.delete_snapshot(cinder.become(older, 'deleting'))
 
 
 def test_gone_while_an_attachment_changes(cinder: World) -> None:
     volume, older = begun(cinder)
     cinder.driver.recovery.sweep()
     cinder.reserve(volume)
-    row = cinder.fresh(volume)
-    row.status = 'in-use'
-    row.save()
-    cinder.driver.delete_snapshot(promised(cinder, older))
+    cinder.become(volume, 'in-use')
+    cinder.driver.delete_snapshot(cinder.become(older, 'deleting'))
 
 
 def test_finished_on_the_way_to_another_snapshot(cinder: World) -> None:

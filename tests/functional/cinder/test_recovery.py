@@ -12,14 +12,10 @@ from cinder.db import api as db
 from oslo_config import cfg
 import pytest
 
-from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.cinder_driver import reasons
+from tests.functional.cinder.lab.cut import cut_short
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import waiting
-
-
-class Cut(Exception):
-    """Here the service dies."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,21 +26,13 @@ def _patience(cinder: World) -> Iterator[None]:
     cfg.CONF.clear_override('service_down_time')
 
 
-def called(cinder: World, snapshot: Any, status: str) -> Any:
-    """Give a snapshot a status that nothing has earned."""
-    row = cinder.fresh(snapshot)
-    row.status = status
-    row.save()
-    return row
-
-
 @pytest.mark.parametrize('status', ['deleting', 'creating'])
 def test_a_status_alone_removes_nothing(cinder: World, status: str) -> None:
     volume = cinder.volume()
     cinder.write(volume, 0x11)
     snapshot = cinder.snapshot(volume)
     before = cinder.snapshot_content(snapshot)
-    called(cinder, snapshot, status)
+    cinder.become(snapshot, status)
     assert cinder.driver.recovery.sweep() != []
     assert cinder.fresh(snapshot).status == 'available'
     assert cinder.snapshot_content(snapshot) == before
@@ -61,7 +49,7 @@ def test_a_bootable_snapshot_has_its_image_once(cinder: World) -> None:
     db.volume_glance_metadata_create(cinder.admin, volume.id, 'image_id', 'i')
     snapshot = cinder.snapshot(volume)
     for _ in range(2):
-        called(cinder, snapshot, 'creating')
+        cinder.become(snapshot, 'creating')
         cinder.driver.recovery.sweep()
         assert cinder.fresh(snapshot).status == 'available'
         assert [(meta['key'], meta['value']) for meta
@@ -76,15 +64,8 @@ def test_what_was_made_after_all_has_no_reason(cinder: World) -> None:
     row.metadata = {'mine': 'kept', reasons.KEY: 'no answer'}
     row.status = 'error'
     row.save()
-
-    def cut(step: str) -> None:
-        if step == 'write .info':
-            raise Cut
-
-    backend, fresh = cinder.driver.backend, cinder.fresh(volume)
-    with pytest.raises(Cut):
-        Operations(backend.files(fresh), formats=backend.formats(fresh),
-                   observer=cut).create(row.id)
+    cut_short(cinder, volume, 'write .info',
+              lambda operations: operations.create(row.id))
     cinder.driver.recovery.sweep()
     assert cinder.fresh(row).status == 'available'
     assert cinder.fresh(row).metadata == {'mine': 'kept'}
@@ -93,7 +74,7 @@ def test_what_was_made_after_all_has_no_reason(cinder: World) -> None:
 
 def test_a_refused_deletion_is_told_to_the_user(cinder: World) -> None:
     snapshot = cinder.snapshot(cinder.volume())
-    called(cinder, snapshot, 'deleting')
+    cinder.become(snapshot, 'deleting')
     cinder.driver.recovery.sweep()
     message, = db.message_get_all(cinder.context)
     assert message['resource_uuid'] == snapshot.id
@@ -104,7 +85,7 @@ def test_a_request_in_the_queue_is_left_alone(cinder: World) -> None:
     cfg.CONF.set_override('service_down_time', 60)
     volume = cinder.volume()
     snapshot = cinder.snapshot(volume)
-    called(cinder, snapshot, 'deleting')
+    cinder.become(snapshot, 'deleting')
     fresh = cinder.snapshot_row(volume)
     assert cinder.driver.recovery.sweep() == []
     assert cinder.fresh(snapshot).status == 'deleting'
@@ -135,7 +116,7 @@ def test_a_second_deletion_counts_nothing(cinder: World) -> None:
     cinder.driver = manager.driver
     snapshot = cinder.snapshot(cinder.volume())
     count(cinder, 1)
-    row = called(cinder, snapshot, 'deleting')
+    row = cinder.become(snapshot, 'deleting')
     again = cinder.fresh(row)
     manager.delete_snapshot(cinder.context, row)
     with pytest.raises(exception.SnapshotNotFound):
@@ -151,7 +132,7 @@ def test_a_row_whose_layer_has_gone_goes_once(cinder: World) -> None:
     volume = cinder.volume()
     snapshot = cinder.snapshot(volume)
     count(cinder, 1)
-    row = called(cinder, snapshot, 'deleting')
+    row = cinder.become(snapshot, 'deleting')
     cinder.driver.delete_snapshot(row)
     cinder.driver.recovery.sweep()
     waiting.until(lambda: used(cinder) == 0, 'the row and its quota', 20)
@@ -172,10 +153,7 @@ def test_a_view_that_cannot_be_swept_stops_nothing_else(
 def extended(cinder: World) -> Any:
     """A volume whose file has grown, and nobody has noted it yet."""
     volume = cinder.volume()
-    row = cinder.fresh(volume)
-    row.status = 'extending'
-    row.save()
-    cinder.driver.extend_volume(row, 2)
+    cinder.driver.extend_volume(cinder.become(volume, 'extending'), 2)
     return volume
 
 

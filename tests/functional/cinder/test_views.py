@@ -5,90 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import os
-from pathlib import Path
-import select
-import signal
-import socket
 import subprocess
 from typing import Any
 
 from cinder import exception
-from cinder.volume import volume_utils
 import pytest
 
-from assisted_snapshots.chain.operations import Operations
 from assisted_snapshots.cinder_driver import exported
 from assisted_snapshots.cinder_driver import view_sweep
 from tests.functional.cinder.lab import content
+from tests.functional.cinder.lab.cut import cut_short
+from tests.functional.cinder.lab.views import daemons
+from tests.functional.cinder.lab.views import gone
+from tests.functional.cinder.lab.views import HERE
+from tests.functional.cinder.lab.views import kill
+from tests.functional.cinder.lab.views import path_of
+from tests.functional.cinder.lab.views import THERE
 from tests.functional.cinder.lab.world import World
 
 MIB = 1 << 20
-HERE = {'host': socket.gethostname(), 'ip': '127.0.0.1', 'initiator': '',
-        'multipath': False}
-THERE = {**HERE, 'host': 'another-host'}
-
-
-class Cut(Exception):
-    """Here the service dies."""
-
-
-def become(cinder: World, thing: Any, status: str) -> Any:
-    """Give a row a status, as whoever connects it does before."""
-    row = cinder.fresh(thing)
-    row.status = status
-    row.save()
-    return cinder.fresh(row)
-
-
-def daemons(cinder: World) -> list[int]:
-    """Process ids of storage daemons that show this world's volumes."""
-    found = []
-    for path in Path('/proc').glob('[0-9]*/cmdline'):
-        try:
-            said = path.read_bytes()
-        except OSError:
-            continue
-        if (said.startswith(b'qemu-storage-daemon')
-                and os.fsencode(cinder.folder) in said):
-            found.append(int(path.parent.name))
-    return found
-
-
-def kill(cinder: World) -> None:
-    """Kill the one daemon there is, and see it dead."""
-    [daemon] = daemons(cinder)
-    fd = os.pidfd_open(daemon)
-    try:
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
-        select.select([fd], [], [])
-    finally:
-        os.close(fd)
-
-
-def mounts(cinder: World) -> list[str]:
-    """FUSE mounts of this world."""
-    lines = Path('/proc/self/mountinfo').read_text().splitlines()
-    return [line for line in lines
-            if str(cinder.folder) in line and '/dev/fuse' in line]
-
-
-def gone(cinder: World) -> None:
-    """Nothing is left of any view."""
-    assert daemons(cinder) == []
-    assert mounts(cinder) == []
-    assert list(cinder.share.glob('*.view')) == []
-    assert [path for path in (cinder.folder / 'state/assisted_views').rglob(
-        '*') if path.is_file()] == []
-
-
-def path_of(connection: dict[str, Any]) -> Path:
-    """Connect as Cinder does, by os-brick; the path it finds."""
-    connector = volume_utils.brick_get_connector(
-        connection['driver_volume_type'], conn=connection,
-        expect_raw_disk=True)
-    return Path(connector.connect_volume(connection['data'])['path'])
-
-
 @pytest.fixture(autouse=True)
 def ended(cinder: World) -> Iterator[None]:
     """No daemon outlives a test that fails."""
@@ -112,7 +47,7 @@ def chain(cinder: World) -> Iterator[Any]:
 
 
 def test_lone_raw_is_itself(cinder: World) -> None:
-    volume = become(cinder, cinder.volume(), 'backing-up')
+    volume = cinder.become(cinder.volume(), 'backing-up')
     for connector in (HERE, THERE):
         found = cinder.driver.initialize_connection(volume, connector)
         assert found['driver_volume_type'] == 'nfs'
@@ -135,7 +70,7 @@ def test_nova_gets_the_chain(cinder: World, chain: Any) -> None:
 def test_read(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
     volume, *_ = chain
     expected = cinder.content(volume)
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     found = cinder.driver.initialize_connection(volume, connector)
     local = connector is HERE
     assert found['driver_volume_type'] == ('local' if local else 'nfs')
@@ -155,7 +90,7 @@ def test_read(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
 def test_write(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
     volume, snapshot, first = chain
     held = cinder.snapshot_content(snapshot)
-    volume = become(cinder, volume, 'restoring-backup')
+    volume = cinder.become(volume, 'restoring-backup')
     path = path_of(cinder.driver.initialize_connection(volume, connector))
     with open(path, 'wb') as file:  # as Cinder's restore opens it
         file.write(b'\x33' * content.LENGTH)
@@ -169,14 +104,14 @@ def test_write(cinder: World, chain: Any, connector: dict[str, Any]) -> None:
     assert found.bytes_at(content.LENGTH) == ''
     assert found.bytes_at((1 << 30) - MIB) == content.digest(0x44)
     assert cinder.snapshot_content(snapshot) == held
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.audit(volume, first, snapshot)
 
 
 def test_emptied_target(cinder: World, chain: Any) -> None:
     """Who copies without zeroes finds nothing below them."""
     volume, snapshot, _ = chain
-    volume = become(cinder, volume, 'downloading')
+    volume = cinder.become(volume, 'downloading')
     path = path_of(cinder.driver.initialize_connection(volume, HERE))
     with open(path, 'wb') as file:
         file.seek(2 * MIB)
@@ -198,7 +133,7 @@ def test_snapshot(cinder: World, connector: dict[str, Any]) -> None:
     second = cinder.snapshot(volume)
     cinder.write(volume, 0x33)
     for row, byte in ((first, 0x11), (second, 0x22)):
-        snapshot = become(cinder, row, 'backing-up')
+        snapshot = cinder.become(row, 'backing-up')
         found = cinder.driver.initialize_connection_snapshot(
             snapshot, connector)
         path = path_of(found)
@@ -209,7 +144,7 @@ def test_snapshot(cinder: World, connector: dict[str, Any]) -> None:
 
 
 def test_closed_twice(cinder: World, chain: Any) -> None:
-    volume = become(cinder, chain[0], 'restoring-backup')
+    volume = cinder.become(chain[0], 'restoring-backup')
     cinder.driver.initialize_connection(volume, HERE)
     cinder.driver.terminate_connection(volume, HERE)
     base = cinder.share / volume.name
@@ -222,7 +157,7 @@ def test_closed_twice(cinder: World, chain: Any) -> None:
 def test_two_users(cinder: World, chain: Any) -> None:
     volume, *_ = chain
     expected = cinder.content(volume)
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     for connector in (HERE, THERE):
         one, other = [path_of(cinder.driver.initialize_connection(
             volume, connector)) for _ in range(2)]
@@ -237,16 +172,9 @@ def test_a_snapshot_that_is_half_deleted(cinder: World, chain: Any) -> None:
     """What is merged into a snapshot's layer is never read as the snapshot."""
     volume, snapshot, _ = chain
     now = cinder.content(volume)
-    backend, fresh = cinder.driver.backend, cinder.fresh(volume)
-
-    def cut(step: str) -> None:
-        if step == 'check the survivor':
-            raise Cut
-
-    with pytest.raises(Cut):
-        Operations(backend.files(fresh), formats=backend.formats(fresh),
-                   observer=cut).delete(snapshot.id)
-    snapshot = become(cinder, snapshot, 'backing-up')
+    cut_short(cinder, volume, 'check the survivor',
+              lambda operations: operations.delete(snapshot.id))
+    snapshot = cinder.become(snapshot, 'backing-up')
     for connector in (HERE, THERE):
         with pytest.raises(exception.InvalidSnapshot):
             cinder.driver.initialize_connection_snapshot(snapshot, connector)
@@ -255,9 +183,9 @@ def test_a_snapshot_that_is_half_deleted(cinder: World, chain: Any) -> None:
 
 def test_reader_and_writer(cinder: World, chain: Any) -> None:
     volume, *_ = chain
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     cinder.driver.initialize_connection(volume, HERE)
-    volume = become(cinder, volume, 'restoring-backup')
+    volume = cinder.become(volume, 'restoring-backup')
     with pytest.raises(exception.VolumeBackendAPIException,
                        match='another one'):
         cinder.driver.initialize_connection(volume, HERE)
@@ -266,7 +194,7 @@ def test_reader_and_writer(cinder: World, chain: Any) -> None:
 
 def test_killed_daemon_is_seen(cinder: World, chain: Any) -> None:
     volume, *_ = chain
-    volume = become(cinder, volume, 'restoring-backup')
+    volume = cinder.become(volume, 'restoring-backup')
     path = path_of(cinder.driver.initialize_connection(volume, HERE))
     with open(path, 'r+b') as file:
         file.write(b'\x99' * content.LENGTH)
@@ -285,7 +213,7 @@ def test_killed_daemon_is_seen(cinder: World, chain: Any) -> None:
 
 def test_killed_daemon_while_reading(cinder: World, chain: Any) -> None:
     volume, *_ = chain
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     path = path_of(cinder.driver.initialize_connection(volume, HERE))
     kill(cinder)
     with pytest.raises(OSError):
@@ -299,18 +227,18 @@ def test_sweep(cinder: World, chain: Any) -> None:
     """A view lives as long as its status, over a restart of the service."""
     volume, snapshot, _ = chain
     expected = cinder.content(volume)
-    volume = become(cinder, volume, 'backing-up')
-    snapshot = become(cinder, snapshot, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
+    snapshot = cinder.become(snapshot, 'backing-up')
     paths = [path_of(cinder.driver.initialize_connection(volume, connector))
              for connector in (HERE, THERE)]
     cinder.driver.initialize_connection_snapshot(snapshot, HERE)
     restarted = cinder.make_driver()
     for path in paths:
         assert content.of_raw(path) == expected
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     view_sweep.sweep(restarted.views)
     assert len(daemons(cinder)) == 1  # the snapshot's
-    become(cinder, snapshot, 'available')
+    cinder.become(snapshot, 'available')
     view_sweep.sweep(restarted.views)
     gone(cinder)
 
@@ -318,12 +246,12 @@ def test_sweep(cinder: World, chain: Any) -> None:
 def test_sweep_of_remains(cinder: World, chain: Any) -> None:
     """Whatever a kill leaves: a dead mount, a mount without a record."""
     volume, snapshot, _ = chain
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     cinder.driver.initialize_connection(volume, HERE)
     kill(cinder)
     view_sweep.sweep(cinder.driver.views)
     gone(cinder)
-    snapshot = become(cinder, snapshot, 'backing-up')
+    snapshot = cinder.become(snapshot, 'backing-up')
     cinder.driver.initialize_connection_snapshot(snapshot, HERE)
     [record] = (cinder.folder / 'state/assisted_views').rglob('*.json')
     record.unlink()
@@ -335,12 +263,12 @@ def test_deleted_volume(cinder: World) -> None:
     volume = cinder.volume(driver=cinder.make_driver(nfs_qcow2_volumes=True))
     cinder.write(volume, 0x11)
     snapshot = cinder.snapshot(volume)
-    snapshot = become(cinder, snapshot, 'backing-up')
+    snapshot = cinder.become(snapshot, 'backing-up')
     for connector in (HERE, THERE):
         cinder.driver.initialize_connection_snapshot(snapshot, connector)
     cinder.delete(snapshot)
     gone(cinder)
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     for connector in (HERE, THERE):
         cinder.driver.initialize_connection(volume, connector)
     cinder.delete_volume(volume)
@@ -351,18 +279,18 @@ def test_deleted_volume(cinder: World) -> None:
 def test_delivery_cut_short(cinder: World, chain: Any) -> None:
     """What was written to a staged view gets into the volume after all."""
     volume, snapshot, first = chain
-    volume = become(cinder, volume, 'restoring-backup')
+    volume = cinder.become(volume, 'restoring-backup')
     path = path_of(cinder.driver.initialize_connection(volume, THERE))
     with open(path, 'r+b') as file:
         file.write(b'\x77' * content.LENGTH)
     [record] = cinder.share.glob('*.record.view')
     record.write_text(record.read_text().replace('"open"', '"deliver"'))
-    become(cinder, volume, 'error_restoring')
+    cinder.become(volume, 'error_restoring')
     # A new driver's recovery would hold the lock, and a sweep never waits.
     view_sweep.sweep(cinder.driver.views)
     gone(cinder)
     assert cinder.content(volume).bytes_at(0) == content.digest(0x77)
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.audit(volume, first, snapshot)
 
 
@@ -371,7 +299,7 @@ def test_removal_cut_short(cinder: World, chain: Any) -> None:
     has gone.
     """
     volume, *_ = chain
-    volume = become(cinder, volume, 'restoring-backup')
+    volume = cinder.become(volume, 'restoring-backup')
     path = path_of(cinder.driver.initialize_connection(volume, THERE))
     with open(path, 'r+b') as file:
         file.write(b'\x77' * content.LENGTH)
@@ -379,7 +307,7 @@ def test_removal_cut_short(cinder: World, chain: Any) -> None:
     text = record.read_text()
     cinder.driver.terminate_connection(volume, THERE)
     record.write_text(text.replace('"open"', '"deliver"'))
-    cinder.attach(become(cinder, volume, 'available'))
+    cinder.attach(cinder.become(volume, 'available'))
     gone(cinder)
     assert cinder.content(volume).bytes_at(0) == content.digest(0x77)
 
@@ -387,7 +315,7 @@ def test_removal_cut_short(cinder: World, chain: Any) -> None:
 @pytest.mark.parametrize('step', ['making', '"'])
 def test_making_cut_short(cinder: World, chain: Any, step: str) -> None:
     volume, *_ = chain
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     cinder.driver.initialize_connection(volume, THERE)
     [record] = cinder.share.glob('*.record.view')
     record.write_text(record.read_text().replace('open', step))
@@ -402,7 +330,7 @@ def test_staged_where_it_is_asked_for(cinder: World) -> None:
     volume = cinder.volume()
     cinder.write(volume, 0x11)
     cinder.snapshot(volume)
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     found = driver.initialize_connection(volume, HERE)
     assert found['driver_volume_type'] == 'nfs'
     assert content.of_raw(path_of(found)) == cinder.content(volume)
@@ -419,20 +347,20 @@ def test_guest_written_header(cinder: World) -> None:
     with open(cinder.share / volume.name, 'r+b') as file:
         file.write(inner.read_bytes())
     snapshot = cinder.snapshot(volume)
-    volume = become(cinder, volume, 'backing-up')
+    volume = cinder.become(volume, 'backing-up')
     path = path_of(cinder.driver.initialize_connection(volume, HERE))
     assert path.stat().st_size == 1 << 30
     with open(path, 'rb') as file:
         assert file.read(4) == b'QFI\xfb'
     cinder.driver.terminate_connection(volume, HERE)
-    become(cinder, volume, 'available')
+    cinder.become(volume, 'available')
     cinder.delete(snapshot)
     gone(cinder)
 
 
 def test_encrypted(cinder: World) -> None:
     """It is shown as a block device would hold it, here as elsewhere."""
-    volume = become(cinder, cinder.volume(encrypted=True), 'backing-up')
+    volume = cinder.become(cinder.volume(encrypted=True), 'backing-up')
     found = cinder.driver.initialize_connection(volume, HERE)
     assert found['driver_volume_type'] == 'nfs'
     with open(path_of(found), 'rb') as file:

@@ -21,6 +21,10 @@ import oslo_messaging as messaging
 from tests.functional.cinder.lab.world import World
 
 HOST = 'controller'
+MIB = 1 << 20
+GIB = 1 << 30
+#: What the layers of :func:`history` hold.
+PATTERNS = (0x10, 0x11, 0x12)
 _OPTIONS = {
     'backup_driver': 'cinder.backup.drivers.posix.PosixBackupDriver',
     'backup_compression_algorithm': 'zstd',
@@ -111,3 +115,16 @@ class BackupService:
         while (found := self._cinder.fresh(backup)).status == status:
             time.sleep(0.1)
         return found
+
+
+def history(cinder: World, **values: Any) -> tuple[Any, list[Any]]:
+    """A volume with two snapshots, different content in each layer."""
+    volume = cinder.volume(**values)
+    cinder.write(volume, 0x10, 3 * MIB)
+    cinder.write(volume, 0x10, GIB - MIB)
+    first = cinder.snapshot(volume)
+    cinder.write(volume, 0x11)
+    second = cinder.snapshot(volume)
+    cinder.write(volume, 0x12)
+    cinder.write(volume, 0x12, 5 * MIB)
+    return volume, [first, second]

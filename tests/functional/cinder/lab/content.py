@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import hashlib
+import mmap
 from pathlib import Path
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from tests.functional.lab import paths
 
 #: What one pattern covers unless a test says otherwise.
 LENGTH = 64 * 1024
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,14 @@ def write(image: Path, fmt: str, byte: int, offset: int = 0,
              f'secret,id={images.SECRET_ID},file={file.name}',
              '--image-opts', '-c', command, opts],
             check=True, capture_output=True)
+
+
+def assert_sealed(path: Path, *patterns: int) -> None:
+    """It is a container of a GiB, and nothing in it is in the clear."""
+    with (open(path, 'rb') as file,
+          mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data):
+        assert data[:6] == b'LUKS\xba\xbe'
+        for byte in patterns:
+            assert data.find(bytes([byte]) * 512) < 0, hex(byte)
+        # Nor can it be told where there is nothing, behind the header.
+        assert data.find(bytes(512), len(data) - GIB) < 0

@@ -5,9 +5,20 @@ from __future__ import annotations
 
 from pathlib import Path
 import shutil
+import subprocess
 from typing import Any
 from typing import IO
 import uuid
+
+from cinder.volume import volume_utils
+
+from tests.functional.cinder.lab.world import World
+from tests.functional.lab import images
+
+MIB = 1 << 20
+
+#: What :func:`picture` shows.
+PICTURE = 0x42
 
 
 class ImageService:
@@ -65,3 +76,34 @@ class ImageService:
             self._images[image_id].update(
                 status='active', size=(self._folder / image_id).stat().st_size)
         return self.show(None, image_id)
+
+
+def upload(cinder: World, driver: Any, glance: ImageService, volume: Any,
+           disk_format: str) -> dict[str, Any]:
+    """Upload a volume as the volume manager does; the image."""
+    image = glance.add(disk_format)
+    before = cinder.fresh(volume).status
+    volume = cinder.become(volume, 'uploading')
+    driver.copy_volume_to_image(cinder.context, volume, glance, image)
+    cinder.become(volume, before)
+    return glance.show(None, image['id'])
+
+
+def download(cinder: World, glance: ImageService, image: dict[str, Any],
+             driver: Any = None, **values: Any) -> Any:
+    """Make a volume of an image as the volume manager does."""
+    driver = driver or cinder.driver
+    row = cinder.row(**values)
+    volume = cinder.settle(row, driver.create_volume(row), 'downloading')
+    volume_utils.copy_image_to_volume(
+        driver, cinder.context, volume, image, (None, None), glance)
+    return cinder.become(volume, 'available')
+
+
+def picture(folder: Path, fmt: str, size: int = 64 * MIB) -> Path:
+    """An image file with some content."""
+    path = folder / f'picture.{fmt}'
+    subprocess.run(['qemu-img', 'create', '-q', '-f', fmt, path, str(size)],
+                   check=True)
+    images.io(path, fmt, [f'write -P {PICTURE} {MIB} 64k'])
+    return path

@@ -185,6 +185,13 @@ class World:
         """A volume, snapshot or attachment as the database has it now."""
         return type(thing).get_by_id(self.context, thing.id)
 
+    def become(self, thing: Any, status: str) -> Any:
+        """Give a row a status, as Cinder does beforehand; the fresh row."""
+        row = self.fresh(thing)
+        row.status = status
+        row.save()
+        return self.fresh(row)
+
     # Whole operations, as the manager does them ---------------------------
 
     def settle(self, volume: Any, update: Any, status: str = 'available'
