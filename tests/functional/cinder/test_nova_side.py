@@ -11,7 +11,6 @@ from typing import Any
 
 from cinder import exception
 from cinder import objects
-from cinder.compute import nova as cinder_nova
 from oslo_config import cfg
 import pytest
 
@@ -21,9 +20,11 @@ from assisted_snapshots.cinder_driver import temporary
 from tests.functional.cinder.lab.inuse import boot
 from tests.functional.cinder.lab.inuse import InUse
 from tests.functional.cinder.lab.inuse import later
+from tests.functional.cinder.lab.inuse import seen
+from tests.functional.cinder.lab.inuse import sizes
 from tests.functional.cinder.lab.nova import Behaviour
 from tests.functional.cinder.lab.nova import Nova
-from tests.functional.cinder.lab.nova import Server
+from tests.functional.cinder.lab.world import GIB
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import audit
 from tests.functional.lab import waiting
@@ -39,12 +40,7 @@ def nova(cinder: World) -> Iterator[Nova]:
     """A Nova that Cinder is configured for."""
     service = Nova()
     service.start()
-    group = cinder_nova.NOVA_GROUP
-    cfg.CONF.set_override('auth_type', 'none', group)
-    cinder_nova.ks_loading.register_auth_conf_options(cfg.CONF, group)
-    cfg.CONF.register_opts(
-        cinder_nova.ks_loading.get_auth_plugin_conf_options('none'), group)
-    cfg.CONF.set_override('endpoint', service.url, group)
+    service.introduce()
     yield service
     service.stop()
     service.settle()
@@ -58,9 +54,7 @@ def scene(cinder: World, stage: Stage, nova: Nova
         driver = cinder.make_driver(**{'assisted_agent': 'never', **options})
         volume = cinder.volume(driver=driver)
         one = boot(cinder, stage, driver, HOST, volume)[0]
-        nova.servers[one.guest.uuid] = Server(
-            one.guest, {volume.id: one.disk},
-            bdm={volume.id: one.attachment.connection_info})
+        nova.host(one)
         return one
     return make
 
@@ -289,6 +283,30 @@ def test_clone_in_use(one: InUse, nova: Nova) -> None:
     one.check()
     assert not list(one.disk.folder.glob(f'{row.name}*'))
     nova.servers[one.guest.uuid].task_state = None
+    one.prove()
+
+
+def test_only_stopped_servers_volumes_are_extended(one: InUse, nova: Nova
+                                                   ) -> None:
+    """Nova could only be told of what has happened already."""
+    one.take()
+    asked = len(nova.requests)
+    before = {path.name: path.stat().st_size
+              for path in one.disk.folder.iterdir() if path != one.disk.path
+              and not path.name.endswith('.journal')}
+    with pytest.raises(exception.ExtendVolumeError, match='stop the server'):
+        one.driver.extend_volume(one.world.fresh(one.volume), 2)
+    assert {name: (one.disk.folder / name).stat().st_size
+            for name in before} == before
+    one.check()
+    assert one.driver.recovery.sweep() == []
+    assert sizes(one) == [GIB, GIB]
+    one.rest()
+    one.guest.destroy()
+    one.driver.extend_volume(one.world.fresh(one.volume), 2)
+    assert (sizes(one), len(nova.requests)) == ([GIB, 2 * GIB], asked)
+    one.guest.start()
+    assert seen(one) == 2 * GIB
     one.prove()
 
 

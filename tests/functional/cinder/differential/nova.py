@@ -14,9 +14,7 @@ import threading
 from typing import Any
 
 from cinder import exception
-from cinder.compute import nova as cinder_nova
 from cinder.db import api as db
-from oslo_config import cfg
 from oslo_db.exception import DBError
 from sqlalchemy import event
 
@@ -28,7 +26,6 @@ from tests.functional.cinder.lab.inuse import boot
 from tests.functional.cinder.lab.inuse import InUse
 from tests.functional.cinder.lab.nova import Behaviour
 from tests.functional.cinder.lab.nova import Nova
-from tests.functional.cinder.lab.nova import Server
 
 HOST = 'compute-1'
 #: More looks at a snapshot's row than anybody takes who waits between them.
@@ -47,26 +44,14 @@ def _in_use(side: Side) -> Iterator[tuple[InUse, Nova]]:
     one = boot(world, side.stage, driver, HOST, volume)[0]
     nova = Nova()
     nova.start()
-    _know(nova)
-    nova.servers[one.guest.uuid] = Server(
-        one.guest, {volume.id: one.disk},
-        bdm={volume.id: one.attachment.connection_info})
+    nova.introduce()
+    nova.host(one)
     try:
         yield one, nova
         nova.settle()
     finally:
         nova.stop()
         one.guest.destroy()
-
-
-def _know(nova: Nova) -> None:
-    """Configure Cinder for it, without a Keystone."""
-    group = cinder_nova.NOVA_GROUP
-    cfg.CONF.set_override('auth_type', 'none', group)
-    cinder_nova.ks_loading.register_auth_conf_options(cfg.CONF, group)
-    cfg.CONF.register_opts(
-        cinder_nova.ks_loading.get_auth_plugin_conf_options('none'), group)
-    cfg.CONF.set_override('endpoint', nova.url, group)
 
 
 @contextmanager

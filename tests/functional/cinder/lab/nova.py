@@ -29,8 +29,11 @@ from cinder import objects
 from cinder.api.contrib import snapshot_actions
 from cinder.api.openstack import api_version_request
 from cinder.api.openstack import wsgi
+from cinder.compute import nova as cinder_nova
 import libvirt
+from oslo_config import cfg
 
+from tests.functional.cinder.lab.inuse import InUse
 from tests.functional.lab.guest import Guest
 from tests.functional.lab.share import Volume
 
@@ -117,6 +120,22 @@ class Nova:
         handler = type('Handler', (_Handler,), {'nova': self})
         self._http = _Listener(self._port, handler)
         self._port = self._http.port
+
+    def introduce(self) -> None:
+        """Configure Cinder for it, without a Keystone."""
+        group = cinder_nova.NOVA_GROUP
+        cfg.CONF.set_override('auth_type', 'none', group)
+        cinder_nova.ks_loading.register_auth_conf_options(cfg.CONF, group)
+        cfg.CONF.register_opts(
+            cinder_nova.ks_loading.get_auth_plugin_conf_options('none'),
+            group)
+        cfg.CONF.set_override('endpoint', self.url, group)
+
+    def host(self, one: InUse) -> None:
+        """Take a guest for one of its servers."""
+        self.servers[one.guest.uuid] = Server(
+            one.guest, {one.volume.id: one.disk},
+            bdm={one.volume.id: one.attachment.connection_info})
 
     def stop(self) -> None:
         """Be away; what was accepted goes on."""
@@ -287,7 +306,7 @@ class _Listener:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """The three calls that Cinder makes."""
+    """The four calls that Cinder makes."""
 
     nova: Nova
 
@@ -305,7 +324,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers['Content-Length'])
-        body = json.loads(self.rfile.read(length))['snapshot']
+        found = json.loads(self.rfile.read(length))
+        if 'events' in found:
+            events = [{**one, 'code': 200} for one in found['events']]
+            self.nova.requests.extend(('event', one) for one in events)
+            self._answer(200, {'events': events})
+            return
+        body = found['snapshot']
         info = body['create_info']
         assert set(info) == {'snapshot_id', 'type', 'new_file'}, info
         self._did(self.nova.accept('create', body['volume_id'],
