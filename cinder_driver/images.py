@@ -6,7 +6,7 @@ said: what a guest has written can look like a header.  Download goes
 through Cinder's own checks of untrusted images into a file beside the
 volume's layer, which then takes the layer's place: complete, of the recorded
 format and of the volume's size.  Crash: the volume is as it was, and the
-file aside is removed by recovery.
+file aside goes with the next one, or with the volume.
 
 An encrypted volume leaves and enters as a LUKS container, whose key travels
 with the image.  This module must never write plain text of an encrypted
