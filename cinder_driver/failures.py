@@ -78,12 +78,6 @@ class StillOpen(exception.VolumeIsBusy):
                '%(volume)s was removed')
 
 
-class Attached(exception.ExtendVolumeError):
-    """A volume can only grow detached."""
-
-    message = 'volume %(volume)s is attached; detach it to extend it'
-
-
 class NoRoomToExtend(exception.ExtendVolumeError):
     """The share has promised too much already."""
 

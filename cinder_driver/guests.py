@@ -10,7 +10,9 @@ attachments say, and the chain room looks at QEMU's locks besides.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 import threading
 import time
 
@@ -49,7 +51,7 @@ _FORGIVEN = 60.0
 # After these nobody knows what the agent has; an operation that meets one
 # stays open and is carried on by a repeat.
 _SILENT = (errors.PeerSilent, errors.BrokerUnreachable,
-           errors.InternalError, errors.JobNotFound)
+           errors.InternalError, errors.JobNotFound, errors.OutcomeUnknown)
 
 
 def settled(backend: Backend, volume: objects.Volume, *,
@@ -177,6 +179,10 @@ class Detached:
         """Say that nobody can merge it, nor tell what was done."""
         raise self._gone()
 
+    def extend(self, volume_id: str, size: int) -> None:
+        """Say that there is nobody to tell."""
+        raise self._gone()
+
     def _gone(self) -> chain_errors.GuestFailed:
         return chain_errors.GuestFailed(
             volume=self._name, code='guest-gone',
@@ -239,10 +245,21 @@ class AgentSide:
 
         Silence leaves it written down that the agent was asked.
         """
-        asked.note(self._backend, self._volume, asked.AGENT, subject)
-        try:
+        with self._asking(subject):
             home(self._guest.merge, self._volume.id, subject, kind, before,
                  merged, survivor)
+
+    def extend(self, volume_id: str, size: int) -> None:
+        """Let the disk grow; silence is noted as for a merge."""
+        with self._asking(self._volume.name):
+            home(self._guest.extend, self._volume.id, size)
+
+    @contextmanager
+    def _asking(self, subject: str) -> Iterator[None]:
+        """Keep it written down that the agent was asked while it is open."""
+        asked.note(self._backend, self._volume, asked.AGENT, subject)
+        try:
+            yield
         except chain_errors.GuestFailed:
             asked.forget(self._backend, self._volume)
             raise

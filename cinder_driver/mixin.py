@@ -73,7 +73,7 @@ class AssistedSnapshots(DataPath, GroupLife, Capacity):
         volumes.delete(self.backend, volume)
 
     def extend_volume(self, volume: objects.Volume, new_size: int) -> None:
-        """Let a detached volume grow, with snapshots or without."""
+        """Let a volume grow, with snapshots or without, in use or not."""
         volumes.extend(self.backend, volume, int(new_size))
 
     def create_volume_from_snapshot(self, volume: objects.Volume,
@@ -151,7 +151,8 @@ class AssistedSnapshots(DataPath, GroupLife, Capacity):
     def _update_volume_stats(self) -> None:
         super()._update_volume_stats()  # type: ignore[misc]
         self._stats.update(
-            online_extend_support=False,
+            online_extend_support=(
+                self.configuration.assisted_agent != 'never'),
             consistent_group_snapshot_enabled=True, multiattach=False,
             sparse_copy_volume=True)
 

@@ -158,6 +158,17 @@ class NovaSide:
             self._hear()
         asked.forget(self._backend, self._volume)
 
+    def extend(self, volume_id: str, size: int) -> None:
+        """Refuse: Nova resizes a disk to what Cinder has recorded already.
+
+        So it can only be asked when the volume has grown; it is not then,
+        and whether it comes to it cannot be known.
+        """
+        self._refuse('not-extended', (
+            f'the running server {self._server_id} can only be told of a '
+            f'larger volume by the agent on its host, and none answers '
+            f'there; stop the server, or detach the volume'))
+
     # What is seen ---------------------------------------------------------
 
     def _started(self, merge: Merging) -> bool:

@@ -76,8 +76,9 @@ class Recovery:
                          asked once more for what remains: row and quota.
                          If it has, the delete was never begun: back to
                          ``available``, with a message to the user
-    ``extending``        if the chain has grown, that is noted, and counted
-                         by quota; else nothing has happened
+    ``extending``        if the chain has grown, that is noted, counted by
+                         quota, and told to Nova; else nothing has happened
+    ``error_extending``  the same if the chain has grown; else it stays
     ``reverting``        ``available`` if nothing was written since the
                          snapshot, else ``error``
     a temporary          deleted, once the clone that needed it has ended

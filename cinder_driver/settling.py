@@ -13,6 +13,7 @@ from contextlib import suppress
 import time
 from typing import Any
 
+from cinder import compute
 from cinder import exception
 from cinder import objects
 from cinder import quota
@@ -21,6 +22,7 @@ from cinder.message import api as message_api
 from cinder.message import message_field
 from cinder.objects import fields
 from cinder.volume import rpcapi
+from oslo_log import log as logging
 
 from assisted_snapshots.chain.qcow2 import mapped
 from assisted_snapshots.chain.store import Operation
@@ -34,15 +36,18 @@ from assisted_snapshots.cinder_driver.peers import free
 from assisted_snapshots.cinder_driver.peers import old
 from assisted_snapshots.cinder_driver.peers import Peers
 
+LOG = logging.getLogger(__name__)
+
 _Status = fields.SnapshotStatus
 
 # Snapshots and volumes that are looked at.
 _SNAPSHOTS = (_Status.CREATING, _Status.DELETING)
-_VOLUMES = ('extending', 'reverting')
+_VOLUMES = ('extending', 'error_extending', 'reverting')
 
 # What a snapshot may be called while its creation (deletion) is in flight;
 # its project may have changed it.
 _CREATION = (_Status.CREATING, _Status.AVAILABLE, _Status.ERROR)
+_EXTENSION = ('extending', 'error_extending')
 _DELETION = (_Status.DELETING, _Status.ERROR_DELETING, _Status.AVAILABLE)
 
 # Seconds until the manager is asked again.
@@ -121,7 +126,7 @@ class Settling:
                 yield told
                 if told and not there:
                     yield None  # until the manager has done its part
-        if volume.status == 'extending':
+        if volume.status in _EXTENSION:
             yield self._extended(volume, state, ended)
         elif volume.status == 'reverting':
             yield self._reverted(volume, state, ended)
@@ -196,11 +201,14 @@ class Settling:
                   ended: Operation | None) -> str | None:
         """End an extension: as the manager does, if the chain has grown.
 
-        The manager of a service that lives may be about to do the same.
+        The manager of a service that lives may be about to do the same.  One
+        that failed may have come about later, when a guest was silent.
         """
+        size = -(-state.chain.virtual_size // _GIB)
+        if volume.status != 'extending' and size <= volume.size:
+            return ''
         if not (ended or old(volume)):
             return None
-        size = -(-state.chain.virtual_size // _GIB)
         if size > volume.size:
             return self._grown(volume, size)
         status = _idle(volume)
@@ -212,9 +220,11 @@ class Settling:
         context = self._backend.context()
         reserved = _reserve(context, volume, size)
         won = _change(volume, {'size': size, 'status': _idle(volume)},
-                      ('extending',))
+                      _EXTENSION)
         end = quota.QUOTAS.commit if won else quota.QUOTAS.rollback
         end(context, reserved, project_id=volume.project_id)
+        if won:
+            _tell_nova(context, volume)
         return f'it was extended to {size} GiB' if won else ''
 
     def _reverted(self, volume: Any, state: VolumeState,
@@ -250,6 +260,20 @@ def _change(row: Any, values: dict[str, Any],
 def _idle(volume: Any) -> str:
     """Return the status of a volume that nothing is done with."""
     return 'in-use' if volume.volume_attachment else 'available'
+
+
+def _tell_nova(context: Any, volume: Any) -> None:
+    """Tell the servers that have a volume, as the manager would have."""
+    servers = [attachment.instance_uuid
+               for attachment in volume.volume_attachment
+               if attachment.instance_uuid]
+    if not servers:
+        return
+    try:
+        compute.API().extend_volume(context, servers, volume.id)
+    except Exception:  # the guest knows; it is only Nova's record
+        LOG.exception('Nova was not told of the size of volume %s.',
+                      volume.id)
 
 
 def _reserve(context: Any, volume: Any, size: int) -> Any:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cinder import objects
-from cinder.objects import fields
 from oslo_log import log as logging
 from oslo_utils import excutils
 from oslo_utils import units
@@ -116,11 +115,13 @@ def _placed(backend: Backend, volume: objects.Volume, share: str,
 
 
 def extend(backend: Backend, volume: objects.Volume, size_gb: int) -> None:
-    """Let a detached volume grow; its snapshots keep their size."""
+    """Let a volume grow, and tell its guest; snapshots keep their size.
+
+    Whatever fails, the manager calls the volume ``error_extending``; the
+    journal knows whether something is left to do.
+    """
     with backend.locked(volume.id), failures.translated_extend():
         fresh = backend.fresh(volume)
-        if is_attached(fresh):
-            raise failures.Attached(volume=volume.id)
         operations = guests.settled(backend, fresh)
         backend.driver.check_room(fresh, (size_gb - fresh.size) * units.Gi)
         native(operations.extend, size_gb * units.Gi)
@@ -144,11 +145,3 @@ def delete(backend: Backend, volume: objects.Volume) -> None:
             raise failures.SnapshotsLeft(volume=volume.id, count=len(left))
         backend.driver.views.drop(volume)
         native(shares.remove, backend.files(volume), volume.id)
-
-
-def is_attached(volume: objects.Volume) -> bool:
-    """Tell whether a guest has the volume, by any of Cinder's records."""
-    attached = fields.VolumeAttachStatus.ATTACHED
-    return volume.attach_status == attached or any(
-        attachment.attach_status == attached
-        for attachment in volume.volume_attachment)

@@ -29,7 +29,9 @@ def test_stats(cinder: World) -> None:
     driver = cinder.make_driver()
     found = stats(driver)
     assert found['provisioned_capacity_gb'] == 0
-    assert found['online_extend_support'] is False
+    assert found['online_extend_support'] is True
+    never = cinder.make_driver(assisted_agent='never')
+    assert stats(never)['online_extend_support'] is False
     assert found['multiattach'] is False
     assert found['sparse_copy_volume'] is True
     assert found['thin_provisioning_support'] is True

@@ -16,10 +16,13 @@ import uuid
 
 import pytest
 
+from assisted_snapshots.nova_hooks.errors import AtWork
 from assisted_snapshots.nova_hooks.handover import Handover
+from assisted_snapshots.nova_hooks.jobs import Jobs
 from assisted_snapshots.rpcapi import target
 from assisted_snapshots.rpcapi import transport
 from assisted_snapshots.rpcapi.client import AgentClient
+from assisted_snapshots.rpcapi.errors import PeerSilent
 from tests.functional.lab import images
 from tests.functional.lab import waiting
 from tests.functional.lab.agent import Agent
@@ -233,6 +236,37 @@ def test_a_refusal_waits_for_cinder(ground: Ground, nova: Nova) -> None:
     assert nova.records.told == [(info['snapshot_id'], 'error', '90%')]
 
 
+def test_what_a_job_is_in_the_way_of(
+        ground: Ground, make_agent: Callable[..., Agent],
+        rabbit: Rabbit) -> None:
+    """It waits for the end of the job; in vain, it says which job it is.
+
+    Other volumes do not matter, and an agent that is not there is no answer.
+    """
+    agent = make_agent('compute-held', bandwidth=SLOW)
+    agent.start()
+    ground.serve_with(agent)
+    nova = Nova(ground, agent, rabbit)
+    nova.start()
+    one = ground.one()
+    one.fill(LARGE)
+    snapshot = nova.create(one)
+    nova.ask_delete(one, snapshot, None, None)
+    job, = ground.client.list_jobs(one.volume.id, True)
+    hasty = Jobs(ground.client, 0.0)
+    hasty.ended(['another'])
+    with pytest.raises(AtWork, match=f'delete of {snapshot} .*{job.id}'):
+        hasty.ended([one.volume.id, 'another'])
+    ground.client.set_bandwidth(job.id, 0)
+    Jobs(ground.client, 60.0).ended([one.volume.id])
+    assert ground.client.get_job(job.id).state.final
+    forget(one, snapshot, one.volume.name)
+    nova.stop()
+    nobody = AgentClient(transport.make(url=rabbit.url), 'nowhere', 1)
+    with pytest.raises(PeerSilent):
+        Jobs(nobody, 0.0).ended([one.volume.id])
+
+
 def test_progress_reaches_cinder(
         ground: Ground, make_agent: Callable[..., Agent],
         rabbit: Rabbit) -> None:
@@ -259,3 +293,20 @@ def test_progress_reaches_cinder(
     waiting.until(lambda: percents()[-1] == 90, 'the end')
     forget(one, snapshot, one.volume.name)
     nova.stop()
+
+
+def test_a_disk_that_has_its_size_is_left_alone(ground: Ground,
+                                                nova: Nova) -> None:
+    """Also if it has been extended again since Nova was told."""
+    one = ground.one()
+    device = one.machine.device(one.volume)
+
+    def seen() -> int:
+        return 512 * int(one.machine.run(f'cat /sys/block/{device}/size'))
+    size = 2 * seen()
+    for asked in (size, size, size // 2):
+        assert nova.handover.extend(one.volume.id, asked)
+        assert seen() == size
+    assert not nova.another('nowhere').extend(one.volume.id, 2 * size)
+    assert not nova.handover.extend(str(uuid.uuid4()), size)
+    assert seen() == size

@@ -18,6 +18,7 @@ from cinder import objects
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import audit
 from tests.functional.lab import domain_xml
+from tests.functional.lab import images
 from tests.functional.lab.content import Bounds
 from tests.functional.lab.guest import Guest
 from tests.functional.lab.guest import Moment
@@ -187,6 +188,19 @@ def boot(world: World, stage: Stage, driver: Any, host: str,
     for one in found:
         one.write()
     return found
+
+
+def seen(one: InUse) -> int:
+    """The size that the guest sees, in bytes."""
+    device = one.guest.device(one.disk)
+    return 512 * int(one.guest.run(f'cat /sys/block/{device}/size'))
+
+
+def sizes(one: InUse) -> list[int]:
+    """The virtual sizes of the layers, base first."""
+    disk = one.world.disk(one.volume)
+    return [int(layer['virtual-size']) for layer
+            in images.chain(disk.active, disk.active_format)]
 
 
 def later(work: Callable[..., Any], *args: Any) -> Future[Any]:
