@@ -50,10 +50,10 @@ UPSTREAM = 'upstream'
 DRIVER = 'cinder.volume.drivers.nfs.NfsDriver'
 #: Both are asked so often, in seconds; what is measured is not finer.
 POLL = 0.02
-#: The writer goes around in 16 MiB.
+#: The writer goes around in 16 MiB, where all else was written before.
 BLOCKS = 4096
 DELAY = 0.002
-RECORDS = 100
+RECORDS = 50
 LARGE = 4
 CREATE, MIDDLE, NEWEST, ONLY = (
     'create', 'delete of a middle snapshot', 'delete of the newest snapshot',
@@ -233,8 +233,8 @@ def merge_large(side: Side) -> None:
     subprocess.run(['sync', files.path], check=True)
     disk = side.attach(files)
     snapshot = side.project.snapshot(files.id)
-    with disk.busy() as writer:
-        writer.write_more(BLOCKS)
+    side.server.run('dd if=/dev/urandom bs=1M count=16 oflag=direct of='
+                    f'{side.server.device(files.id)}')
     copied, used, most = side.copied(), _used(side.share), [0]
     side.delete(ONLY, disk, snapshot,
                 lambda: most.append(_used(side.share) - used))
