@@ -30,12 +30,22 @@ def errors(settings: Settings, since: Mapping[str, int],
     """Errors logged since then, but for those that hold an expected text."""
     found = []
     for name, size in since.items():
-        with open(_path(settings, name), 'rb') as file:
-            file.seek(size)
-            text = file.read().decode(errors='replace')
+        text = _since(settings, name, size)
         found += [f'{name}: {line}' for line in ERROR.findall(text)
                   if not any(part in line for part in expected)]
     return found
+
+
+def tell(settings: Settings, since: Mapping[str, int], text: str) -> bool:
+    """Whether a text has been logged since then."""
+    return any(text in _since(settings, name, size)
+               for name, size in since.items())
+
+
+def _since(settings: Settings, name: str, size: int) -> str:
+    with open(_path(settings, name), 'rb') as file:
+        file.seek(size)
+        return file.read().decode(errors='replace')
 
 
 def _path(settings: Settings, name: str) -> Path:

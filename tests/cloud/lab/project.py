@@ -78,6 +78,10 @@ class Project:
     def delete_snapshot(self, snapshot: str) -> None:
         """Delete a snapshot."""
         self.request_deletion(snapshot)
+        self.snapshot_goes(snapshot)
+
+    def snapshot_goes(self, snapshot: str) -> None:
+        """Wait for the end of a deletion that was asked for."""
         self._goes(self.api.volume, 'snapshot', snapshot)
 
     def messages(self, snapshot: str) -> list[str]:
@@ -164,6 +168,13 @@ class Project:
             os_command_line=guest_image.CMDLINE if kvm
             else guest_image.TCG_CMDLINE,
             hw_disk_bus='virtio', hw_qemu_guest_agent='yes')
+
+    def rescue_image(self) -> str:
+        """One that servers are rescued with beside all of their disks."""
+        known = self._named(self.api.image, '/v2/images', 'images')
+        return known.get('rescue') or self._upload(
+            'rescue', 'raw', bytes(ROOT_SIZE), hw_rescue_device='disk',
+            hw_rescue_bus='virtio')
 
     def flavor(self) -> str:
         """A flavor that is large enough for the guest, made once."""

@@ -72,6 +72,10 @@ class Server(Shell):
     def migrate_live(self, host: str) -> None:
         """Move it to another host while it runs."""
         self._project.migrate_live(self.id, host)
+        self.moved(host)
+
+    def moved(self, host: str) -> None:
+        """Look for its guest on another host from now on."""
         self._hypervisor = Connected(self._settings, host)
         self._served_by = 0
 

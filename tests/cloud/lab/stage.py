@@ -55,7 +55,12 @@ class Stage:
     def delete(self, snapshot: str) -> None:
         """Delete a snapshot while the guest writes."""
         self.writer.write_more(WRITES)
-        self.project.delete_snapshot(snapshot)
+        self.project.request_deletion(snapshot)
+        self.gone(snapshot)
+
+    def gone(self, snapshot: str) -> None:
+        """Wait for the end of a deletion that was asked for."""
+        self.project.snapshot_goes(snapshot)
         del self.snapshots[snapshot]
         self.settled()
 
