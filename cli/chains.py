@@ -108,7 +108,7 @@ class Flatten(VolumeCommand):
 
 
 class Extend(VolumeCommand):
-    """Make a detached volume larger; its snapshots keep their size."""
+    """Make a volume larger; its guest sees it, snapshots keep their size."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Add the size."""

@@ -39,7 +39,8 @@ _PREFIX = 'volume-'
 # After these nobody knows what the agent has; an operation that meets one
 # stays open and is carried on by a repeat.
 _SILENT = (agent_errors.PeerSilent, agent_errors.BrokerUnreachable,
-           agent_errors.InternalError, agent_errors.JobNotFound)
+           agent_errors.InternalError, agent_errors.JobNotFound,
+           agent_errors.OutcomeUnknown)
 
 
 class Session:
