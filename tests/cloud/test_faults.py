@@ -70,20 +70,22 @@ def test_fault(column: Column, fault: Fault, operation: Operation) -> None:
 
 def test_a_verdict_can_be_bad(column: Column) -> None:
     """Whatever is wrong with a volume is found, each under its name."""
-    scene = column.scene(Operation.OLDEST)
-    scene.prepare()
+    column.scene(Operation.OLDEST).prepare()
+    scene = column.scene(Operation.CREATE)
     stage, settings = scene.stage, column.cloud.settings
-    scene.snapshot, known = [*stage.snapshots][0], {**stage.snapshots}
-    scene.asked_again.append('nothing')
+    known = {**stage.snapshots}
+    oldest, scene.snapshot, newest = known
     mapping = records.mapping(settings, stage.id)
     orphan = stage.files.folder / f'{stage.files.name}.orphan'
-    stage.snapshots[scene.snapshot] = Bounds(0, 0)
     orphan.touch()
+    stage.snapshots[oldest] = Bounds(0, 0)
+    del stage.snapshots[newest]
     records.write_mapping(settings, stage.id, mapping | {
         'data': mapping['data'] | {'name': stage.files.name}})
     verdict = judge(scene, 0)
     assert set(verdict.found) == {LOST, ORPHAN, STALE, STUCK}
     orphan.unlink()
     records.write_mapping(settings, stage.id, mapping)
+    stage.snapshots.clear()
     stage.snapshots.update(known)
-    stage.writer.start(stage.stop())
+    stage.settled()

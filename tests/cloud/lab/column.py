@@ -21,7 +21,9 @@ from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.stage import BLOCKS
 from tests.cloud.lab.stage import DELAY
 from tests.cloud.lab.stage import Stage
+from tests.cloud.lab.verdict import DOWN
 from tests.cloud.lab.verdict import judge
+from tests.cloud.lab.verdict import LOST
 from tests.cloud.lab.verdict import Verdict
 from tests.functional.lab import share
 
@@ -51,7 +53,7 @@ class Column:
             if verdict.sound:
                 self._stage = stage
             else:
-                self._abandon(scene)
+                self._abandon(scene, verdict)
         return verdict
 
     def scene(self, operation: Operation) -> Scene:
@@ -85,13 +87,17 @@ class Column:
                                 self._server, files, writer)
         return self._stage
 
-    def _abandon(self, scene: Scene) -> None:
-        """Bring back what runs, and give up server and volume by force."""
+    def _abandon(self, scene: Scene, verdict: Verdict) -> None:
+        """Bring back what should run, and give the volume up by force.
+
+        A server whose guest is not sound is given up too.
+        """
         scene.mend()
-        server, self._server = self._server, None
-        if server is not None:
-            with suppress(AssertionError, HttpError):
-                self._project.delete_server(server.id)
+        if not verdict.judged or {LOST, DOWN} & {*verdict.found}:
+            server, self._server = self._server, None
+            if server is not None:
+                with suppress(AssertionError, HttpError):
+                    self._project.delete_server(server.id)
         api = scene.stage.project.api.volume
         volume = scene.stage.id
         with suppress(HttpError):

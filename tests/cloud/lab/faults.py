@@ -228,7 +228,10 @@ FAULTS = (
 
 
 def _wait_done(scene: Scene) -> None:
-    waiting.until(scene.done_in_truth, 'end of the work', _SURELY, 0.1)
+    def done() -> bool:
+        scene.release()
+        return scene.done_in_truth()
+    waiting.until(done, 'end of the work', _SURELY, 0.2)
 
 
 def _is_running(scene: Scene) -> bool:

@@ -20,12 +20,17 @@ from dataclasses import field
 import enum
 import itertools
 import os
+import re
 import signal
+import time
 from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 
+from assisted_snapshots.rpcapi import errors
+from assisted_snapshots.rpcapi import transport
+from assisted_snapshots.rpcapi.client import AgentClient
 from tests.cloud.lab.api import HttpError
 from tests.cloud.lab.api import NotFound
 from tests.cloud.lab.cloud import Cloud
@@ -44,7 +49,11 @@ BALLAST = 48
 _PLACES = itertools.cycle(range(64, 1024 - BALLAST, BALLAST))
 #: Bytes per second: a job that is held does not come far.
 _HELD = 256 * 1024
-_DEADLINE = 120
+_DEADLINE = 240
+#: Seconds that an agent may take to answer.
+_ANSWER = 3.0
+#: Bytes of a log.
+_LATELY = 1 << 20
 #: Of a snapshot that something is still done with.
 BUSY = ('creating', 'deleting')
 
@@ -96,6 +105,7 @@ class Scene:
     _qemu: int = 0
     _device: str = ''
     _lowest: int = 0
+    _agent: AgentClient | None = None
 
     @property
     def host(self) -> ComputeHost:
@@ -120,6 +130,11 @@ class Scene:
                 stage.delete(one)
         self.load()
         stage.writer.write_more(WRITES)
+        if self.host.agent is not None:
+            # It sees to it that the speed is what it was asked for.
+            url = self.cloud.settings.found['rabbit']
+            self._agent = AgentClient(transport.make(url=url),
+                                      self.host.name, _ANSWER)
         self._lowest = stage.writer.progress().acknowledged
         self._qemu = self.qemu()
         self._device = _target(stage.server.domain.XMLDesc(), stage.id)
@@ -168,9 +183,15 @@ class Scene:
             self.release()
 
     def release(self) -> None:
-        """Let a job that is held go on."""
+        """Let a job that is held go on, if there is one."""
+        # Either may have been killed, and the job may just be ending.
+        with suppress(errors.AgentError):
+            if self._agent is not None:
+                for job in self._agent.list_jobs(self.stage.id, True):
+                    self._agent.set_bandwidth(job.id, 0)
         with suppress(libvirt.libvirtError):
-            self.stage.server.domain.blockJobSetSpeed(self._device, 0)
+            if self.job():
+                self.stage.server.domain.blockJobSetSpeed(self._device, 0)
 
     def signal_qemu(self, number: signal.Signals) -> None:
         """Signal the QEMU that the guest had in the beginning."""
@@ -207,11 +228,27 @@ class Scene:
     def _libvirt_waits(self) -> bool:
         """Whether a snapshot is being taken, and QEMU does not answer.
 
-        A mere question to QEMU would be called OCCUPIED.
+        A mere question to QEMU would be called OCCUPIED.  Nova as it is
+        released has the guest freeze its file systems first, which libvirt
+        does not show; but its log shows what it asked libvirt for.
         """
+        overlay = self.stage.files.layer(self.snapshot)
+        if not overlay.exists():
+            return False
         state = self.stage.server.domain.controlInfo()[0]
-        return bool(state == libvirt.VIR_DOMAIN_CONTROL_JOB
-                    and self.stage.files.layer(self.snapshot).exists())
+        return state == libvirt.VIR_DOMAIN_CONTROL_JOB or self._asked_by_nova(
+            overlay.name)
+
+    def _asked_by_nova(self, overlay: str) -> bool:
+        assert self.host.compute is not None
+        with open(self.host.compute.log, 'rb') as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LATELY))
+            found = re.search(rf'<source file="[^"]*{overlay}"'.encode(),
+                              log.read())
+        if found:
+            # It was written before the call.
+            time.sleep(1)
+        return bool(found)
 
     def _job_held(self) -> bool:
         job = self.job()
@@ -245,10 +282,15 @@ class Scene:
         return str(found['snapshot']['status'])
 
     def settle(self, seconds: float) -> str:
-        """Wait until nothing is done with the snapshot; its status."""
+        """Wait until nothing is done with the snapshot; its status.
+
+        Whatever is begun again meanwhile is not held.
+        """
+        def ended() -> bool:
+            self.release()
+            return self.status() not in BUSY
         with suppress(waiting.Late):
-            waiting.until(lambda: self.status() not in BUSY,
-                          'end of the operation', seconds, 0.2)
+            waiting.until(ended, 'end of the operation', seconds, 0.2)
         return self.status()
 
     def conclude(self, seconds: float) -> str:

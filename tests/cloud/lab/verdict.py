@@ -15,6 +15,7 @@ import functools
 from tests.cloud.lab import records
 from tests.cloud.lab.scene import Scene
 from tests.functional.lab import audit
+from tests.functional.lab import images
 from tests.functional.lab import waiting
 from tests.functional.lab.content import Bounds
 
@@ -42,11 +43,19 @@ class Verdict:
         """Make one check; tells whether it went well."""
         try:
             proof()
+        except images.ImageToolError as exc:
+            # What QEMU is still at work on cannot be read.
+            busy = 'Is another process using the image' in str(exc)
+            self._note(STUCK if busy else LOST, exc)
+            return False
         except Exception as exc:
-            text = f'{type(exc).__name__}: {exc}'
-            self.found.setdefault(finding, text[:2000])
+            self._note(finding, exc)
             return False
         return True
+
+    def _note(self, finding: str, exc: Exception) -> None:
+        self.found.setdefault(finding,
+                              f'{type(exc).__name__}: {exc}'[-1000:])
 
     def __str__(self) -> str:
         said = [one for one in ORDER if one in self.found] or [CLEAN]
@@ -77,16 +86,20 @@ def judge(scene: Scene, seconds: float) -> Verdict:
 def _look(scene: Scene, verdict: Verdict, last: int) -> None:
     """Compare the share with all the records, nobody writing."""
     stage, files = scene.stage, scene.stage.files
-    verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
+    if STUCK not in verdict.found:
+        # What is still being done has files and records of its own.
+        verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
+        verdict.check(STALE, lambda: _records(scene))
     if last >= 0:
         verdict.check(LOST, lambda: audit.active_holds(
             files, stage.writer.pattern, Bounds(last, last)))
         verdict.check(LOST, lambda: _same(
             stage.server.chain(stage.id), audit.layers(files)))
-    for one, bounds in stage.snapshots.items():
+    kept = {one: bounds for one, bounds in stage.snapshots.items()
+            if scene.creates or one != scene.snapshot}
+    for one, bounds in kept.items():
         verdict.check(LOST, functools.partial(
             audit.snapshot_holds, files, one, stage.writer.pattern, bounds))
-    verdict.check(STALE, lambda: _records(scene))
     verdict.check(STUCK, lambda: _rows(scene))
     verdict.check(STUCK, lambda: _quota(scene))
 
