@@ -45,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with settings(args.kind, args.cloud) as found:
         workspace = Workspace(found)
         workspace.make()
-        results = run.run(workspace, chosen(workspace, args.tests),
-                          args.workers)
+        known = run.known(workspace)
+        tests = [test for test in known if any(
+            lists.within(test, name) for name in args.tests)]
+        if not args.tests:
+            tests = lists.tests()
+        results = run.run(workspace, tests, args.workers)
+    for name in lists.unlisted(known, lists.tests(), lists.left_out()):
+        print(f'nobody has judged {name}')
     for name, outcome in sorted(results.items()):
         print(f'{outcome:<10}{name}')
     failed = [name for name in results if results[name] != run.PASSED]
@@ -69,14 +75,6 @@ def settings(kind: str, folder: Path | None) -> Iterator[Settings]:
         yield cloud.settings
     finally:
         cloud.down()
-
-
-def chosen(workspace: Workspace, names: Sequence[str]) -> list[str]:
-    """Tests with these names, of all that tempest has."""
-    if not names:
-        return lists.tests()
-    return [test for test in run.known(workspace)
-            if any(lists.within(test, name) for name in names)]
 
 
 if __name__ == '__main__':

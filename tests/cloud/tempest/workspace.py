@@ -15,6 +15,7 @@ from tests.cloud.lab import install
 from tests.cloud.lab.api import Answer
 from tests.cloud.lab.api import Api
 from tests.cloud.lab.project import Project
+from tests.cloud.lab.project import ROOT_SIZE
 from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.settings import PASSWORD
 from tests.cloud.lab.settings import REGION
@@ -34,6 +35,9 @@ HERE = Path(__file__).parent
 #: Tempest's users are no administrators: those may not do without a root
 #: disk.
 FLAVORS = {'small': 192, 'large': 256}
+#: Of the guest's image; without them it does not boot.
+PROPERTIES = ('kernel_id', 'ramdisk_id', 'os_command_line', 'hw_disk_bus',
+              'hw_qemu_guest_agent')
 
 
 class Workspace:
@@ -81,7 +85,7 @@ class Workspace:
             # Guests are reached through their agent: see discover/.
             'validation': {'run_validation': False,
                            'connect_method': 'fixed'},
-            'scenario': {'target_dir': '/mnt'},
+            'scenario': self._image(project, image),
             'volume': self._volume(),
             'volume-feature-enabled': self._features(project.api)}
 
@@ -104,6 +108,16 @@ class Workspace:
             'network-feature-enabled': {'floating_ips': False},
             'image': {'build_timeout': PATIENCE},
             'image-feature-enabled': {'import_image': False}}
+
+    def _image(self, project: Project, image: str) -> dict[str, object]:
+        """The guest, for tests that upload an image themselves."""
+        found = project.api.image.get(f'/v2/images/{image}')
+        disk = self.folder / 'disk'
+        disk.write_bytes(bytes(ROOT_SIZE))
+        return {
+            'target_dir': '/mnt', 'img_file': disk, 'img_disk_format': 'raw',
+            'img_properties': ','.join(f'{name}:{found[name]}'
+                                       for name in PROPERTIES)}
 
     def _volume(self) -> dict[str, object]:
         return {
