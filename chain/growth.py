@@ -65,7 +65,8 @@ def carry_on_extend(volume: Volume, operation: Operation) -> None:
 def _by_guest(volume: Volume, operation: Operation) -> bool:
     """Have the guest's side do it; False if there is no QEMU to do it.
 
-    What it refuses has not been done; silence leaves the intent.
+    What fails may have come about before, which the header tells; silence
+    leaves the intent.
     """
     volume.step('resize in the guest')
     try:
@@ -73,8 +74,9 @@ def _by_guest(volume: Volume, operation: Operation) -> bool:
     except errors.GuestFailed as exc:
         if exc.fields.get('code') == SHUT_OFF:
             return False
-        _undo(volume, operation)
-        raise
+        if not _done(volume, operation):
+            _undo(volume, operation)
+            raise
     return True
 
 
@@ -105,11 +107,16 @@ def _see(volume: Volume, operation: Operation) -> None:
 
     :raises Disagreement: the header says something else.
     """
-    found = volume.state().chain.virtual_size
-    if found != operation.details['size']:
+    if not _done(volume, operation):
         raise volume.disagreement(
-            f'its layer has {found} bytes after it was extended to '
-            f'{operation.details["size"]}')
+            f'its layer has {volume.state().chain.virtual_size} bytes after '
+            f'it was extended to {operation.details["size"]}')
+
+
+def _done(volume: Volume, operation: Operation) -> bool:
+    """Tell whether the layer is as large as it shall be."""
+    return bool(volume.state().chain.virtual_size
+                == operation.details['size'])
 
 
 def check_size(volume: Volume, size: int, least: int, who: str) -> None:

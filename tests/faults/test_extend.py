@@ -83,6 +83,19 @@ def test_the_answer_to_an_extension_is_lost(
     one.verify()
 
 
+def test_another_side_may_refuse_what_has_been_done(
+        lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = lab(MUCH, LITTLE)
+    one.died('after the resize')
+    with pytest.raises(Died):
+        one.operations.extend(2 * MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.guest, 'extend', refuse)
+        one.operations.recover()
+    grown(one)
+    one.verify()
+
+
 @pytest.mark.parametrize('moment, there', [('before the resize', False),
                                            ('after the resize', True)])
 def test_a_guest_killed_in_an_extension(lab: Callable[..., Lab], moment: str,
