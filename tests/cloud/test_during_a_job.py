@@ -42,7 +42,7 @@ def held(settings: Settings) -> Iterator[HeldJobs]:
     """Merges end when they are told to."""
     held = HeldJobs(settings)
     yield held
-    held.close()
+    held.release()
 
 
 def migrate_live(stage: Stage) -> None:
@@ -114,7 +114,7 @@ def test_refused(stage: Stage, held: HeldJobs) -> None:
     job = held.delete(stage, snapshot)
     for ask in (migrate_live, migrate_cold, suspend, rebuild, detach, swap):
         refused(stage, job, ask)
-    held.release(job)
+    held.release()
     stage.gone(snapshot)
     stage.take()
 
@@ -156,7 +156,7 @@ def test_goes_on(stage: Stage, held: HeldJobs,
     stage.go_on(last)
     stage.writer.write_more(ENOUGH)
     assert held.agents[HOSTS[0]].get_job(job.id).state is State.RUNNING
-    held.release(job)
+    held.release()
     stage.gone(going)
     stage.delete(kept)
 
@@ -216,7 +216,7 @@ def test_guest_is_off(stage: Stage, held: HeldJobs,
         found = stage.project.snapshot_becomes(going, 'available')
         assert found['metadata']['assisted_snapshots:reason']
     come(stage)
-    held.close()
+    held.release()
     stage.go_on(last)
     if not ends:
         stage.project.request_deletion(going)

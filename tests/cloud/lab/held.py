@@ -37,12 +37,12 @@ class HeldJobs:
             host: AgentClient(way, host) for host in HOSTS}
         self._limit(CRAWL)
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Hold no more; what is held goes on."""
         self._limit(0)
         for agent in self.agents.values():
             for job in agent.list_jobs(unfinished=True):
-                self._let_go(agent, job)
+                _let_go(agent, job)
 
     def delete(self, stage: Stage, snapshot: str,
                host: str = HOSTS[0]) -> Job:
@@ -58,18 +58,6 @@ class HeldJobs:
         assert job.bandwidth == CRAWL
         return job
 
-    def release(self, job: Job, host: str = HOSTS[0]) -> None:
-        """Let a merge go on as fast as it can."""
-        self._let_go(self.agents[host], job)
-
-    @staticmethod
-    def _let_go(agent: AgentClient, job: Job) -> None:
-        try:
-            agent.set_bandwidth(job.id, 0)
-        except JobState:
-            # It has ended, or qemu-img does it, which nothing holds.
-            return
-
     def _limit(self, bandwidth: int) -> None:
         """Have every agent read another limit."""
         for host in HOSTS:
@@ -79,6 +67,14 @@ class HeldJobs:
                                  'bandwidth': bandwidth}
             config.write(path, sections)
             os.kill(_reader(self._settings, path), signal.SIGHUP)
+
+
+def _let_go(agent: AgentClient, job: Job) -> None:
+    try:
+        agent.set_bandwidth(job.id, 0)
+    except JobState:
+        # It has ended, or qemu-img does it, which nothing holds.
+        return
 
 
 def _reader(settings: Settings, path: Path) -> int:
