@@ -83,6 +83,11 @@ def _cinder_volume(scene: Scene) -> Process:
     return scene.cloud.services['cinder-volume']
 
 
+def _nova_compute(scene: Scene) -> None:
+    _compute(scene).kill()
+    scene.start_compute()
+
+
 def _libvirtd(scene: Scene) -> None:
     libvirtd = scene.host.libvirtd
     assert libvirtd is not None
@@ -107,13 +112,13 @@ def _qemu(scene: Scene) -> None:
         scene.signal_qemu(signal.SIGKILL)
         waiting.until(lambda: not _is_running(scene), 'libvirt noticing the '
                       'death of a guest', _SURELY)
-    scene.stage.server.reboot()
+    scene.reboot()
     scene.stage.go_on(last)
 
 
 def _hard_reboot(scene: Scene) -> None:
     with _stopped_writer(scene), scene.held():
-        scene.stage.server.reboot()
+        scene.reboot()
 
 
 def _aborted(scene: Scene) -> None:
@@ -201,13 +206,12 @@ def _stale(scene: Scene) -> None:
         _compute(scene).kill()
     _wait_done(scene)
     with _stopped_writer(scene):
-        _compute(scene).start()
-        scene.cloud.wait_ready()
-        scene.stage.server.reboot()
+        scene.start_compute()
+        scene.reboot()
 
 
 FAULTS = (
-    Fault('SIGKILL of nova-compute', _restart(_compute)),
+    Fault('SIGKILL of nova-compute', _held(_nova_compute)),
     Fault('SIGKILL of cinder-volume', _restart(_cinder_volume)),
     Fault('SIGKILL of the agent', _restart(_agent)),
     Fault('SIGKILL of libvirtd', _held(_libvirtd)),

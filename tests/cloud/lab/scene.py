@@ -260,6 +260,27 @@ class Scene:
         job = self.job()
         return bool(job) and job['cur'] < job['end']
 
+    def start_compute(self) -> None:
+        """Start nova-compute; returns when it takes requests.
+
+        What it is asked for before, its own start undoes.
+        """
+        def heard() -> str:
+            (found,) = self.cloud.api.compute.get(
+                f'/os-services?binary=nova-compute&host={self.host.name}'
+            )['services']
+            return str(found['updated_at'])
+        assert self.host.compute is not None
+        before = heard()
+        self.host.compute.start()
+        waiting.until(lambda: heard() != before, 'nova-compute being ready',
+                      _DEADLINE, 0.5)
+
+    def reboot(self) -> None:
+        """Reboot the server hard, and see that it has been."""
+        self.stage.server.reboot()
+        assert self.qemu() != self._qemu, 'the guest was not rebooted'
+
     def mend(self) -> None:
         """Start whatever does not run."""
         services = [*self.cloud.services.values(), *(
