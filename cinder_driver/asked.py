@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who was asked for a merge, until it is known what became of it.
+"""Who was asked to change a disk, until it is known what became of it.
 
-Two parties must never be asked for the same one: the second could refuse
+Two parties must never be asked for the same merge, or extension: the second could refuse
 what the first is still to begin, and the intent would be dropped under it.
 So it is written down before the question, in the volume's admin metadata,
 where no user can write.  Killed before that, nobody was asked; killed
@@ -27,7 +27,7 @@ NOVA = 'nova'
 
 def note(backend: Backend, volume: objects.Volume, party: str,
          subject: str) -> None:
-    """Write down who will be asked for the merge of a snapshot."""
+    """Write down who will be asked for an operation."""
     home(lambda: db.volume_admin_metadata_update(
         backend.context(), volume.id, {KEY: f'{party} {subject}'}, False))
 
