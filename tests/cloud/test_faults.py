@@ -74,7 +74,7 @@ def test_a_verdict_can_be_bad(column: Column) -> None:
     scene = column.scene(Operation.CREATE)
     stage, settings = scene.stage, column.cloud.settings
     known = {**stage.snapshots}
-    oldest, scene.snapshot, newest = known
+    oldest, scene.snapshot, *_, newest = known
     mapping = records.mapping(settings, stage.id)
     orphan = stage.files.folder / f'{stage.files.name}.orphan'
     orphan.touch()
