@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who was asked to change a disk, until it is known what became of it.
 
-Two parties must never be asked for the same merge, or extension: the second could refuse
-what the first is still to begin, and the intent would be dropped under it.
-So it is written down before the question, in the volume's admin metadata,
-where no user can write.  Killed before that, nobody was asked; killed
-later, whoever carries the merge on asks the same party again.
+Two parties must never be asked for the same merge, or extension: the second
+could refuse what the first is still to begin, and the intent would be
+dropped under it.  So it is written down before the question, in the volume's
+admin metadata, where no user can write.  Killed before that, nobody was
+asked; killed later, whoever carries it on asks the same party again.
 """
 
 from __future__ import annotations
