@@ -113,7 +113,8 @@ class Workspace:
         """The guest, for tests that upload an image themselves."""
         found = project.api.image.get(f'/v2/images/{image}')
         disk = self.folder / 'disk'
-        disk.write_bytes(bytes(ROOT_SIZE))
+        # Zeros alone would be an empty archive to tempest.
+        disk.write_bytes(b'disk'.ljust(ROOT_SIZE, b'\0'))
         return {
             'target_dir': '/mnt', 'img_file': disk, 'img_disk_format': 'raw',
             'img_properties': ','.join(f'{name}:{found[name]}'
