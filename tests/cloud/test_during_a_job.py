@@ -16,6 +16,8 @@ import pytest
 from assisted_snapshots.rpcapi.messages import Job
 from assisted_snapshots.rpcapi.messages import State
 from tests.cloud.lab import logs
+from tests.cloud.lab.api import BadRequest
+from tests.cloud.lab.api import NotFound
 from tests.cloud.lab.held import ENOUGH
 from tests.cloud.lab.held import HeldJobs
 from tests.cloud.lab.project import Project
@@ -194,36 +196,51 @@ def unrescue(stage: Stage) -> None:
     stage.server.wait_ready()
 
 
-@pytest.mark.logs('guest-state', 'not attached any more', 'not known to')
-@pytest.mark.parametrize(('go', 'come', 'ends'), [
-    (stop, start, True), (shelve, unshelve, False),
-    (rescue, unrescue, False)])
+def deleted_at_last(stage: Stage, snapshot: str) -> None:
+    """Ask once more at most; Cinder's driver may have begun by itself."""
+    project, requests = stage.project, 0
+
+    def gone() -> bool:
+        nonlocal requests
+        try:
+            found = project.api.volume.get(f'/snapshots/{snapshot}')
+            if found['snapshot']['status'] == 'available':
+                requests += 1
+                project.request_deletion(snapshot)
+        except NotFound:
+            return True
+        except BadRequest:
+            requests -= 1  # the driver was faster
+        return False
+    waiting.until(gone, f'end of {snapshot}', 240, 1)
+    assert requests <= 1
+    del stage.snapshots[snapshot]
+
+
+@pytest.mark.logs('snapshot busy', 'must be available or error')
+@pytest.mark.parametrize(('go', 'come'), [
+    (stop, start), (shelve, unshelve), (rescue, unrescue)])
 def test_guest_is_off(stage: Stage, held: HeldJobs,
                       go: Callable[[Stage], None],
-                      come: Callable[[Stage], None], ends: bool) -> None:
-    """Where the merge cannot be ended, the snapshot is there as before, with
-    the reason, and is deleted when the guest is back.
-    """
+                      come: Callable[[Stage], None]) -> None:
+    """The merge is ended without the guest, or when it is back."""
     kept, going = stage.take(), stage.take()
     held.delete(stage, going)
     last = stage.stop()
     go(stage)
-    if ends:
-        stage.project.snapshot_goes(going)
-        del stage.snapshots[going]
+    if go is stop:
+        deleted_at_last(stage, going)
         stage.at_rest()
-    else:
-        found = stage.project.snapshot_becomes(going, 'available')
-        assert found['metadata']['assisted_snapshots:reason']
-    come(stage)
     held.release()
+    come(stage)
     stage.go_on(last)
-    if not ends:
-        stage.project.request_deletion(going)
-        stage.gone(going)
+    if go is not stop:
+        deleted_at_last(stage, going)
+        stage.settled()
     stage.delete(kept)
 
 
+@pytest.mark.logs('snapshot busy', 'must be available or error')
 def test_server_is_deleted(settings: Settings, project: Project,
                            held: HeldJobs) -> None:
     """The volume is free; what is left of the merge is done on the files."""
@@ -239,9 +256,7 @@ def test_server_is_deleted(settings: Settings, project: Project,
     last = stage.stop()
     project.delete_server(server.id)
     project.volume_becomes(volume, 'available')
-    found = project.snapshot_becomes(going, 'available')
-    assert found['metadata']['assisted_snapshots:reason']
-    project.delete_snapshot(going)
+    deleted_at_last(stage, going)
     audit.settled(stage.files, [kept])
     audit.snapshot_holds(stage.files, kept, writer.pattern,
                          stage.snapshots[kept])

@@ -79,7 +79,8 @@ def delete_is_refused(stage: Stage, snapshot: str) -> None:
     assert found['metadata'][REASON]
 
 
-@pytest.mark.logs('managed-save', 'no guest there has it', 'is reserved')
+@pytest.mark.logs('snapshot busy', 'managed-save', 'no guest there has it',
+                  'is reserved')
 @pytest.mark.parametrize(('go', 'come'), [
     (suspend, resume), (rescue, unrescue), (shelve, unshelve)])
 def test_refused(stage: Stage, go: Callable[[Stage], None],

@@ -19,6 +19,7 @@ from tests.cloud.lab.settings import REGION
 from tests.cloud.lab.settings import Settings
 
 NotFound = exceptions.NotFound
+BadRequest = exceptions.BadRequest
 HttpError = exceptions.HttpError
 ConnectFailure = exceptions.ConnectFailure
 
