@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from assisted_snapshots.rpcapi import errors
+from tests.functional.lab import waiting
 from tests.functional.lab.agent import Agent
 from tests.functional.lab.libvirtd import Libvirtd
 from tests.functional.ops.ground import Ground
@@ -22,6 +23,8 @@ def version(number: int) -> str:
 
 def test_agent_tells_of_itself(ground: Ground, shared_agent: Agent,
                                libvirtd: Libvirtd) -> None:
+    # It listens before it is connected to libvirtd.
+    waiting.until(lambda: not ground.client.ping().problem, 'a connection')
     told = ground.client.ping()
     assert (told.host, told.rpc_version, told.problem) == (
         shared_agent.host, '1.1', '')
