@@ -115,7 +115,7 @@ def _qemu(scene: Scene) -> None:
                       'death of a guest', _SURELY)
     stage.project.server_becomes(stage.server.id, 'SHUTOFF')
     stage.server.start()
-    stage.go_on(last)
+    scene.go_on(last)
 
 
 def _hard_reboot(scene: Scene) -> None:
@@ -249,7 +249,7 @@ def _stopped_writer(scene: Scene) -> Iterator[None]:
     """Nothing is written meanwhile; afterwards the guest goes on."""
     last = scene.stage.stop()
     yield
-    scene.stage.go_on(last)
+    scene.go_on(last)
 
 
 def _resume(scene: Scene) -> None:

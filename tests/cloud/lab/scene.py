@@ -38,9 +38,10 @@ from tests.cloud.lab.hosts import ComputeHost
 from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.stage import Stage
 from tests.cloud.lab.stage import WRITES
-from tests.functional.lab import audit
+from tests.functional.lab import content
 from tests.functional.lab import waiting
 from tests.functional.lab.content import Bounds
+from tests.functional.lab.content import ContentError
 
 #: What a merge has to copy of a layer, in MiB.
 BALLAST = 48
@@ -95,6 +96,7 @@ class Scene:
 
     :ivar snapshot: the one that is taken or deleted.
     :ivar asked_again: what the user did because it had failed.
+    :ivar lost: what a guest that was booted anew did not find.
     """
 
     cloud: Cloud
@@ -102,6 +104,7 @@ class Scene:
     operation: Operation
     snapshot: str = ''
     asked_again: list[str] = field(default_factory=list)
+    lost: str = ''
     _qemu: int = 0
     _device: str = ''
     _lowest: int = 0
@@ -291,6 +294,30 @@ class Scene:
                 service.start()
         self.cloud.wait_ready()
 
+    def go_on(self, last: int) -> None:
+        """Write on in a guest that was booted anew.
+
+        What it lost is looked for before: the writer goes around, and would
+        soon have written over every trace.
+        """
+        try:
+            self.prove_guest(last)
+        except ContentError as exc:
+            self.lost = str(exc)
+        self.stage.go_on(last)
+
+    def prove_guest(self, last: int) -> None:
+        """Prove what a guest reads that does not write: all that it wrote.
+
+        Its layer is the one that QEMU has: what is still being done may
+        not be in the records yet.
+        """
+        stage = self.stage
+        live = stage.server.chain(stage.id)
+        content.prove(stage.files.folder / live[-1],
+                      'qcow2' if len(live) > 1 else stage.files.format,
+                      stage.writer.pattern, Bounds(last, last))
+
     # The end ----------------------------------------------------------------
 
     def status(self) -> str:
@@ -350,11 +377,6 @@ class Scene:
                 self._lowest, self.stage.writer.progress().submitted)
         elif status == 'gone':
             known.pop(self.snapshot, None)
-
-    def overlay_left(self) -> bool:
-        """Whether the chain on the share has the snapshot's overlay."""
-        return (self.stage.files.layer(self.snapshot).name
-                in audit.layers(self.stage.files))
 
 
 def _target(xml: str, volume: str) -> str:

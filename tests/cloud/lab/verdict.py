@@ -16,10 +16,8 @@ from tests.cloud.lab import records
 from tests.cloud.lab.scene import BUSY
 from tests.cloud.lab.scene import Scene
 from tests.functional.lab import audit
-from tests.functional.lab import content
 from tests.functional.lab import images
 from tests.functional.lab import waiting
-from tests.functional.lab.content import Bounds
 
 CLEAN = 'clean'
 #: Findings, the worst first.
@@ -110,18 +108,12 @@ def _ended(scene: Scene, seconds: float) -> None:
 
 
 def _guest_has(scene: Scene, last: int) -> None:
-    """What the guest reads is what it wrote, all of it.
-
-    Its layer is the one that QEMU has: what is still being done may not be
-    in the records yet.  Where nothing is, the chain on the share agrees.
-    """
-    stage = scene.stage
-    live = stage.server.chain(stage.id)
-    content.prove(stage.files.folder / live[-1],
-                  'qcow2' if len(live) > 1 else stage.files.format,
-                  stage.writer.pattern, Bounds(last, last))
+    """Nothing is lost, and the chain on the share is that of the guest."""
+    _same(scene.lost, '')
+    scene.prove_guest(last)
     if scene.status() not in BUSY:
-        _same(live, audit.layers(stage.files))
+        _same(scene.stage.server.chain(scene.stage.id),
+              audit.layers(scene.stage.files))
 
 
 def _rows(scene: Scene) -> None:
