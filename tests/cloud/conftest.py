@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test in every kind of cloud that its mark names."""
     if 'kind' in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker('cloud')
-        kinds = mark.args if mark else KINDS
+        kinds = list(mark.args if mark else KINDS)
         if GIVEN:
             given = KINDS[not Settings.load(Path(GIVEN)).assisted]
             kinds = [kind for kind in kinds if kind == given]
