@@ -119,8 +119,11 @@ def _qemu(scene: Scene) -> None:
 
 
 def _hard_reboot(scene: Scene) -> None:
-    with _stopped_writer(scene), scene.held():
-        scene.reboot()
+    with _stopped_writer(scene):
+        with scene.held():
+            # It may wait for the job, and so may not be waited for here.
+            scene.ask_reboot()
+        scene.rebooted()
 
 
 def _aborted(scene: Scene) -> None:
@@ -209,7 +212,8 @@ def _stale(scene: Scene) -> None:
     _wait_done(scene)
     with _stopped_writer(scene):
         scene.start_compute()
-        scene.reboot()
+        scene.ask_reboot()
+        scene.rebooted()
 
 
 FAULTS = (

@@ -279,9 +279,20 @@ class Scene:
         waiting.until(lambda: heard() != before, 'nova-compute being ready',
                       _DEADLINE, 0.5)
 
-    def reboot(self) -> None:
-        """Reboot the server hard, and see that it has been."""
-        self.stage.server.reboot()
+    def ask_reboot(self) -> None:
+        """Ask for a hard reboot; returns when nova-compute is about it."""
+        compute, server = self.cloud.api.compute, self.stage.server.id
+        compute.post(f'/servers/{server}/action',
+                     {'reboot': {'type': 'HARD'}})
+        waiting.until(lambda: compute.get(f'/servers/{server}')['server'][
+            'OS-EXT-STS:task_state'] == 'reboot_started_hard',
+            'a hard reboot being begun', _DEADLINE)
+
+    def rebooted(self) -> None:
+        """Wait until the server has been, and see that it was."""
+        server = self.stage.server
+        self.stage.project.server_becomes(server.id, 'ACTIVE')
+        server.wait_ready()
         assert self.qemu() != self._qemu, 'the guest was not rebooted'
 
     def mend(self) -> None:
