@@ -24,6 +24,8 @@ Sections = Mapping[str, Options]
 
 SERVICE_PROJECT = 'service'
 INSTALLED = VENV / 'etc'
+#: Seconds.
+RECOVERY_INTERVAL = 10
 #: Seconds; a job that a test holds would be waited for in vain.
 JOB_PATIENCE = 3
 NOVA_PASTE = INSTALLED / 'nova/api-paste.ini'
@@ -137,6 +139,8 @@ def _backend(settings: Settings, name: str) -> dict[str, object]:
         'nfs_shares_config': _shares(settings, name),
         'nfs_mount_point_base': settings.data / 'cinder/mnt',
         'nfs_snapshot_support': True,
+        # What was ended on the way to something else is soon cleared away.
+        'assisted_recovery_interval': RECOVERY_INTERVAL,
         'nas_secure_file_operations': False,
         'nas_secure_file_permissions': False}
 
