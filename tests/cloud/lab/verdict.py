@@ -91,7 +91,9 @@ def _look(scene: Scene, verdict: Verdict, last: int) -> None:
         verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
         verdict.check(STALE, lambda: _records(scene))
     if last >= 0:
-        verdict.check(LOST, lambda: _guest_has(scene, last))
+        verdict.check(LOST, lambda: _same(scene.lost, ''))
+        verdict.check(LOST, lambda: scene.prove_guest(last))
+        verdict.check(STALE, lambda: _same_chain(scene))
     kept = {one: bounds for one, bounds in stage.snapshots.items()
             if scene.creates or one != scene.snapshot}
     for one, bounds in kept.items():
@@ -107,10 +109,8 @@ def _ended(scene: Scene, seconds: float) -> None:
     assert status in wanted, f'{scene.snapshot} is {status}'
 
 
-def _guest_has(scene: Scene, last: int) -> None:
-    """Nothing is lost, and the chain on the share is that of the guest."""
-    _same(scene.lost, '')
-    scene.prove_guest(last)
+def _same_chain(scene: Scene) -> None:
+    """The guest's chain is that on the share, unless that is being done."""
     if scene.status() not in BUSY:
         _same(scene.stage.server.chain(scene.stage.id),
               audit.layers(scene.stage.files))
