@@ -42,6 +42,7 @@ from tests.functional.lab import content
 from tests.functional.lab import waiting
 from tests.functional.lab.content import Bounds
 from tests.functional.lab.content import ContentError
+from tests.functional.lab.images import ImageToolError
 
 #: What a merge has to copy of a layer, in MiB.
 BALLAST = 48
@@ -313,7 +314,7 @@ class Scene:
         """
         try:
             self.prove_guest(last)
-        except ContentError as exc:
+        except (ContentError, ImageToolError) as exc:
             self.lost = str(exc)
         self.stage.go_on(last)
 
