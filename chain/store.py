@@ -172,11 +172,16 @@ class Store:
         aside.unlink(missing_ok=True)
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL
                      | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, 'wb') as file:
-            self._dress(fd, path)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(fd)
+        try:
+            with os.fdopen(fd, 'wb') as file:
+                self._dress(fd, path)
+                file.write(text.encode())
+                file.flush()
+                os.fsync(fd)
+        except OSError:
+            # A share without room must not keep what did not fit.
+            aside.unlink(missing_ok=True)
+            raise
         aside.rename(path)
         sync_folder(path.parent)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import resource
 
 import pytest
 
@@ -124,6 +125,21 @@ def test_what_an_earlier_write_left_is_no_obstacle(
     assert json.loads(files.info.read_text()) == {'active': 'volume-1'}
     assert victim.read_text() == 'precious'
     assert not (tmp_path / 'volume-1.info.tmp').exists()
+
+
+def test_what_does_not_fit_is_not_left(files: VolumeFiles) -> None:
+    """Or a full share would keep a file that nothing refers to."""
+    store = Store(files)
+    store.write_info(files.name, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            store.write_info(files.overlay('new'), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.read_info() == {'active': files.name}
+    assert not [*files.folder.glob('*.tmp')]
 
 
 def test_a_plan_survives_the_journal(files: VolumeFiles) -> None:
