@@ -129,19 +129,25 @@ class Scene:
         while len(stage.snapshots) < self.operation.needs:
             self.load()
             stage.take()
-        if self.operation is Operation.ONLY:
-            for one in [*stage.snapshots][:-1]:
-                stage.delete(one)
-        self.load()
-        stage.writer.write_more(WRITES)
         if self.host.agent is not None:
             # It sees to it that the speed is what it was asked for.
             url = self.cloud.settings.found['rabbit']
             self._agent = AgentClient(transport.make(url=url),
                                       self.host.name, _ANSWER)
-        self._lowest = stage.writer.progress().acknowledged
         self._qemu = self.qemu()
         self._device = _target(stage.server.domain.XMLDesc(), stage.id)
+        if self.operation is Operation.ONLY:
+            self._keep_one()
+        self.load()
+        self._lowest = stage.writer.write_more(WRITES).acknowledged
+
+    def _keep_one(self) -> None:
+        """Delete all snapshots but the newest, no job being held."""
+        for self.snapshot in [*self.stage.snapshots][:-1]:
+            self.stage.project.request_deletion(self.snapshot)
+            status = self.settle(_DEADLINE)
+            assert status == 'gone', f'{self.snapshot} is {status}'
+            del self.stage.snapshots[self.snapshot]
 
     def load(self) -> None:
         """Let the guest fill its last layer with zeros that take room."""
