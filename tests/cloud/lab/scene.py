@@ -143,7 +143,8 @@ class Scene:
 
     def _keep_one(self) -> None:
         """Delete all snapshots but the newest, no job being held."""
-        for self.snapshot in [*self.stage.snapshots][:-1]:
+        for one in [*self.stage.snapshots][:-1]:
+            self.snapshot = one
             self.stage.project.request_deletion(self.snapshot)
             status = self.settle(_DEADLINE)
             assert status == 'gone', f'{self.snapshot} is {status}'
