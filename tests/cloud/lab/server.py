@@ -57,6 +57,7 @@ class Server(Shell):
                  server: str) -> None:
         super().__init__(Connected(settings, host))
         self.id = server
+        self._has_booted = False
         self._project = project
         self._settings = settings
 
@@ -73,6 +74,7 @@ class Server(Shell):
         """Move it to another host while it runs."""
         self._project.migrate_live(self.id, host)
         self.moved(host)
+        self._has_booted = True
 
     def moved(self, host: str) -> None:
         """Look for its guest on another host from now on."""
@@ -90,12 +92,14 @@ class Server(Shell):
         return self._settings.data / 'instances' / self.id / 'console.log'
 
     def booted(self) -> bool:
-        """Whether its console says so."""
-        return (self.console.exists()
-                and guest_image.READY in self.console.read_bytes())
+        """Whether its console says so; a new QEMU begins it anew."""
+        return self._has_booted or (
+            self.console.exists()
+            and guest_image.READY in self.console.read_bytes())
 
     def wait_ready(self) -> None:
         """Wait until its guest agent answers, also after a reboot."""
+        self._has_booted = False
         self.wait_answers(f'boot of {self.id}', BOOT_DEADLINE)
 
     def chain(self, volume: str) -> tuple[str, ...]:
