@@ -76,20 +76,21 @@ def judge(scene: Scene, seconds: float) -> Verdict:
         nonlocal last
         last = scene.stage.stop()
     verdict.check(DOWN, stop)
-    _look(scene, verdict, last)
+    _look(scene, verdict, last, seconds)
     verdict.judged = True
     if verdict.sound:
         scene.stage.writer.start(last)
     return verdict
 
 
-def _look(scene: Scene, verdict: Verdict, last: int) -> None:
+def _look(scene: Scene, verdict: Verdict, last: int, seconds: float
+          ) -> None:
     """Compare the share with all the records, nobody writing."""
     stage, files = scene.stage, scene.stage.files
     if STUCK not in verdict.found:
         # What is still being done has files and records of its own.
         verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
-        verdict.check(STALE, lambda: _records(scene))
+        verdict.check(STALE, lambda: _records(scene, seconds))
     if last >= 0:
         verdict.check(LOST, lambda: _same(scene.lost, ''))
         verdict.check(LOST, lambda: scene.prove_guest(last))
@@ -127,7 +128,7 @@ def _rows(scene: Scene) -> None:
     _same(volume['status'], 'in-use')
 
 
-def _records(scene: Scene) -> None:
+def _records(scene: Scene, seconds: float) -> None:
     """Nova and Cinder know the last layer."""
     stage = scene.stage
     active = stage.files.active.name, stage.files.active_format
@@ -137,7 +138,7 @@ def _records(scene: Scene) -> None:
         wire = stage.project.attachment(stage.id)['connection_info']
         return ((info['name'], info['format']) == active
                 and (wire['name'], wire['format']) == active)
-    waiting.until(known, f'everybody knowing {active}', 90, 0.5)
+    waiting.until(known, f'everybody knowing {active}', seconds, 0.5)
 
 
 def _quota(scene: Scene) -> None:
