@@ -172,7 +172,7 @@ def compute(settings: Settings, host: str, inbound: str) -> Sections:
             'virt_type': 'kvm' if accelerator == 'kvm' else 'qemu',
             'cpu_mode': 'none', 'num_pcie_ports': 6,
             'hw_machine_type': 'x86_64=pc', 'images_type': 'qcow2',
-            'nfs_mount_point_base': settings.data / f'{host}/mnt',
+            'nfs_mount_point_base': settings.mounts,
             'connection_uri': _libvirt_uri(settings, host),
             'live_migration_uri': 'qemu+unix:///system?socket='
                                   f'{sockets.parent}/%s/libvirt-sock',

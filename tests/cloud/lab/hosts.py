@@ -89,7 +89,7 @@ class ComputeHost:
         self._holder.start()
         waiting.until(self._is_held, f'host {self.name}', 10)
         data = self._settings.data
-        mounts = data / f'{self.name}/mnt'
+        mounts = self._settings.mounts
         # libvirt forgets a shared file system that is not there yet.
         mounts.mkdir(exist_ok=True)
         self.libvirtd = HostLibvirtd(

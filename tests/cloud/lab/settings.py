@@ -122,6 +122,15 @@ class Settings:
         return self.folder / 'data'
 
     @property
+    def mounts(self) -> Path:
+        """Where each compute host mounts shares, in mounts of its own.
+
+        The same on all: libvirt takes the paths of the layers along when it
+        migrates a guest.
+        """
+        return self.data / 'mnt'
+
+    @property
     def log(self) -> Path:
         """One log per service."""
         return self.folder / 'log'
