@@ -15,7 +15,8 @@ from tests.cloud.lab.settings import Settings
 SERVICES = ('cinder', 'cinder-volume', 'cinder-backup', 'nova',
             *(f'nova-{host}' for host in HOSTS))
 #: A record's own line, not those of its traceback.
-ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ \[.*', re.MULTILINE)
+ERROR = re.compile(r'^\S+ \S+ \d+ (?:ERROR|CRITICAL) \S+ '
+    r'\[(?:None |req-|-\]).*', re.MULTILINE)
 
 
 def sizes(settings: Settings) -> dict[str, int]:
