@@ -81,6 +81,15 @@ class Scene(Ground):
             self.agent.kill()
         self.agent.options['crash_at'] = crash_at
         self.agent.start()
+        # It listens before it is connected to libvirtd.
+        waiting.until(self._agent_works, 'a connection of the agent')
+
+    def _agent_works(self) -> bool:
+        """Whether it has libvirt, or has died already."""
+        try:
+            return not self.client.ping().problem
+        except errors.PeerSilent:
+            return not self.agent.running
 
     def revive_agent(self) -> None:
         """Start the agent again as it was if it has died."""
