@@ -53,8 +53,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope='session')
-def cloud(kind: str) -> Iterator[Cloud]:
-    """A cloud that runs and belongs to this session."""
+def own_cloud(kind: str) -> Iterator[Cloud | None]:
+    """The session's cloud, running; None if another has been named."""
+    if GIVEN:
+        yield None
+        return
     folder = paths.TMP / f'cloud/tests-{kind}'
     assisted = kind == 'hooks'
     # Nobody has to wait for agents that are not there.
@@ -71,12 +74,18 @@ def cloud(kind: str) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope='session')
-def settings(request: pytest.FixtureRequest, kind: str) -> Settings:
+def cloud(own_cloud: Cloud | None) -> Cloud:
+    """A cloud whose parts may be broken."""
+    assert own_cloud is not None, 'not in a cloud that CLOUD_FOLDER names'
+    return own_cloud
+
+
+@pytest.fixture(scope='session')
+def settings(own_cloud: Cloud | None) -> Settings:
     """A cloud that runs."""
-    if GIVEN:
-        return Settings.load(Path(GIVEN))
-    cloud: Cloud = request.getfixturevalue('cloud')
-    return cloud.settings
+    if own_cloud is None:
+        return Settings.load(Path(str(GIVEN)))
+    return own_cloud.settings
 
 
 @pytest.fixture(scope='session')
