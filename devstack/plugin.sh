@@ -64,8 +64,20 @@ function assisted_post_config {
         return
     fi
     iniset "$NOVA_CPU_CONF" DEFAULT compute_driver assisted.LibvirtDriver
+    _assisted_credentials
     _assisted_configure_agent
     _assisted_wrap_compute
+}
+
+# The hooks report to Cinder in Nova's own name and do not start without one.
+function _assisted_credentials {
+    iniset "$NOVA_CPU_CONF" cinder auth_type password
+    iniset "$NOVA_CPU_CONF" cinder auth_url "$KEYSTONE_SERVICE_URI"
+    iniset "$NOVA_CPU_CONF" cinder username nova
+    iniset "$NOVA_CPU_CONF" cinder password "$SERVICE_PASSWORD"
+    iniset "$NOVA_CPU_CONF" cinder project_name "$SERVICE_PROJECT_NAME"
+    iniset "$NOVA_CPU_CONF" cinder user_domain_name "$SERVICE_DOMAIN_NAME"
+    iniset "$NOVA_CPU_CONF" cinder project_domain_name "$SERVICE_DOMAIN_NAME"
 }
 
 function _assisted_configure_agent {
@@ -103,12 +115,11 @@ function assisted_extra {
 
 function assisted_test_config {
     local feature
-    for feature in snapshot backup clone volume_revert manage_volume; do
+    for feature in snapshot backup clone volume_revert manage_volume \
+        extend_attached_volume; do
         iniset "$TEMPEST_CONFIG" volume-feature-enabled "$feature" True
     done
-    for feature in manage_snapshot extend_attached_volume; do
-        iniset "$TEMPEST_CONFIG" volume-feature-enabled "$feature" False
-    done
+    iniset "$TEMPEST_CONFIG" volume-feature-enabled manage_snapshot False
     iniset "$TEMPEST_CONFIG" volume storage_protocol nfs
 }
 

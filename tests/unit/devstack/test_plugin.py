@@ -161,6 +161,11 @@ def test_configuration(devstack: DevStack) -> None:
         'nas_secure_file_permissions': 'True'}
     nova = devstack.ini('nova-cpu.conf')
     assert nova['DEFAULT']['compute_driver'] == 'assisted.LibvirtDriver'
+    assert dict(nova['cinder']) == {
+        'auth_type': 'password', 'auth_url': 'http://keystone/identity',
+        'username': 'nova', 'password': 'secret',
+        'project_name': 'service', 'user_domain_name': 'Default',
+        'project_domain_name': 'Default'}
     drop_in = (devstack.root / 'systemd' / 'devstack@n-cpu.service.d'
                / 'assisted-snapshots.conf').read_text()
     assert drop_in == (
@@ -199,6 +204,7 @@ def test_tempest(devstack: DevStack) -> None:
     devstack.run('stack', 'test-config')
     features = devstack.ini('tempest.conf')['volume-feature-enabled']
     assert features['snapshot'] == features['volume_revert'] == 'True'
+    assert features['extend_attached_volume'] == 'True'
     assert features['manage_snapshot'] == 'False'
 
 
