@@ -64,10 +64,7 @@ def check(connection_info: dict[str, Any]) -> None:
     """Refuse a layer that has been left already.
 
     An overlay that nobody has written to and that .info does not know has
-    been prepared for a snapshot that was not taken; it does no harm.  A
-    folder that is not here is that of another host, which a guest is being
-    migrated to, and may have its mounts elsewhere; a guest that is started
-    here could not be.
+    been prepared for a snapshot that was not taken; it does no harm.
 
     :raises StaleLayer: the guest must not be started on it.
     """
@@ -77,9 +74,6 @@ def check(connection_info: dict[str, Any]) -> None:
         return
     path = Path(data['device_path'])
     volume_id = connection_info.get('serial', data['name'])
-    if not path.parent.is_dir():
-        LOG.info('Volume %s: %s is not on this host', volume_id, path)
-        return
     try:
         reason = _left(_files(path.parent, path.name), path.name)
     except PermissionError as exc:

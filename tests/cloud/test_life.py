@@ -97,6 +97,16 @@ def test_reboots_end_on_the_right_layer(stage: Stage) -> None:
     stage.settled()
 
 
+def delete_and_start(stage: Stage, snapshot: str, last: int) -> None:
+    """Delete a snapshot of a server that is off, and start it again."""
+    stage.project.delete_snapshot(snapshot)
+    del stage.snapshots[snapshot]
+    stage.at_rest()
+    stage.server.start()
+    stage.go_on(last)
+    stage.settled()
+
+
 @pytest.mark.cloud('hooks')
 def test_a_server_that_is_shut_off(stage: Stage) -> None:
     """All goes on without its guest."""
@@ -106,12 +116,7 @@ def test_a_server_that_is_shut_off(stage: Stage) -> None:
     made = stage.project.snapshot(stage.id)
     stage.snapshots[made] = Bounds(last, last)
     stage.at_rest()
-    stage.project.delete_snapshot(going)
-    del stage.snapshots[going]
-    stage.at_rest()
-    stage.server.start()
-    stage.go_on(last)
-    stage.settled()
+    delete_and_start(stage, going, last)
     stage.delete(made)
     stage.delete(kept)
 
@@ -130,10 +135,5 @@ def test_a_server_that_a_released_nova_shut_off(stage: Stage) -> None:
     assert 'start' in snapshot['metadata']['assisted_snapshots:reason']
     stage.project.delete_snapshot(refused)
     stage.at_rest()
-    stage.project.delete_snapshot(going)
-    del stage.snapshots[going]
-    stage.at_rest()
-    stage.server.start()
-    stage.go_on(last)
-    stage.settled()
+    delete_and_start(stage, going, last)
     stage.delete(kept)

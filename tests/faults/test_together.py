@@ -16,6 +16,8 @@ import pytest
 from assisted_snapshots.chain import errors
 from assisted_snapshots.chain.operations import create_together
 from assisted_snapshots.chain.operations import Operations
+from tests.faults.lab import Died
+from tests.faults.lab import dies_at
 from tests.faults.qemu import Qemu
 from tests.faults.qemu import QemuGuest
 from tests.images import CLUSTER
@@ -23,10 +25,6 @@ from tests.images import Disk
 from tests.images import MIB
 
 NAMES = ('volume-1', 'volume-2')
-
-
-class Died(BaseException):
-    """The process that ran the operation is no more."""
 
 
 class Guest(QemuGuest):
@@ -120,17 +118,6 @@ def pair(tmp_path: Path) -> Iterator[Callable[[], Pair]]:
     yield make
     for one in made:
         one.kill()
-
-
-def dies_at(number: int) -> Callable[[str], None]:
-    left = number
-
-    def observer(_step: str) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Died
-    return observer
 
 
 def test_both_at_one_moment(pair: Callable[[], Pair]) -> None:

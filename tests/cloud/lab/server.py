@@ -12,6 +12,7 @@ from tests.cloud.lab.settings import Settings
 from tests.functional.lab import domain_xml
 from tests.functional.lab import guest_image
 from tests.functional.lab.guest import Writer
+from tests.functional.lab.libvirtd import alive
 from tests.functional.lab.shell import Shell
 
 BOOT_DEADLINE = 180
@@ -33,18 +34,10 @@ class Connected:
     @property
     def connection(self) -> libvirt.virConnect:
         """A connection that is alive."""
-        if self._connection is None or not self._alive(self._connection):
+        if self._connection is None or not alive(self._connection):
             self._connection = libvirt.open(self._uri)
             self.pid += 1
         return self._connection
-
-    @staticmethod
-    def _alive(connection: libvirt.virConnect) -> bool:
-        try:
-            connection.getLibVersion()
-        except libvirt.libvirtError:
-            return False
-        return True
 
 
 class Server(Shell):

@@ -135,7 +135,7 @@ class Libvirtd:
     @property
     def connection(self) -> libvirt.virConnect:
         """The laboratory's connection, made again after a restart."""
-        if self._connection is None or not self._alive(self._connection):
+        if self._connection is None or not alive(self._connection):
             self._connection = self.connect()
         return self._connection
 
@@ -219,14 +219,6 @@ class Libvirtd:
             self._process.wait()
             self._process = None
 
-    @staticmethod
-    def _alive(connection: libvirt.virConnect) -> bool:
-        try:
-            connection.getLibVersion()
-        except libvirt.libvirtError:
-            return False
-        return True
-
     def _pid_file(self, name: str) -> Path:
         folder = ('run/qemu' if namespace.privileged()
                   else 'run/libvirt/qemu/run')
@@ -241,3 +233,12 @@ class Libvirtd:
             if command.exists() and b'qemu' in command.read_bytes():
                 found.append(pid)
         return found
+
+
+def alive(connection: libvirt.virConnect) -> bool:
+    """Tell whether somebody is at the other end of a connection."""
+    try:
+        connection.getLibVersion()
+    except libvirt.libvirtError:
+        return False
+    return True

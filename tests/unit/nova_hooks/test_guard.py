@@ -106,11 +106,6 @@ def test_a_removed_layer(share: Path) -> None:
         guard.check(connection(share, f'{BASE}.s1'))
 
 
-def test_a_folder_of_another_host(share: Path) -> None:
-    """While a guest is migrated, the source describes the destination."""
-    guard.check(connection(share / 'elsewhere', f'{BASE}.s1'))
-
-
 def test_a_broken_info(share: Path) -> None:
     """With overlays there, a broken .info lets nothing start."""
     overlay(share, f'{BASE}.s1', BASE, 'raw')
