@@ -9,8 +9,12 @@ part can be played again; what was never played is said to be so.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
+import fcntl
 import json
+import os
 from pathlib import Path
 import sys
 import textwrap
@@ -83,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--write', action='store_true',
                         help='keep the results and write the page')
     args = parser.parse_args(argv)
-    results: Results = json.loads(RESULTS.read_text())
+    results = load()
     wanted = [(fault, operation) for operation in Operation
               for fault in FAULTS if operation in fault.operations
               and args.fault in fault.name
@@ -92,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in args.kind or KINDS:
         chosen = [one for one in wanted if not args.missing
                   or known(results, *one, kind) == NEVER]
-        bad += _play(kind, args.folder, chosen, results, write=args.write)
-    print(table(results))
+        bad += _play(kind, args.folder, chosen, write=args.write)
+    print(table(load()))
     return int(bool(bad))
 
 
 def _play(kind: str, folder: Path,
-          wanted: Sequence[tuple[Fault, Operation]], results: Results, *,
-          write: bool) -> int:
+          wanted: Sequence[tuple[Fault, Operation]], *, write: bool
+          ) -> int:
     """Play in a cloud of one kind; how many of ours were not clean."""
     cloud = Cloud(settings(kind, folder.with_name(f'{folder.name}-{kind}')),
                   print)
@@ -111,10 +115,8 @@ def _play(kind: str, folder: Path,
             for fault, operation in wanted:
                 said, sound = _one(column, fault, operation)
                 bad += kind == 'hooks' and not sound
-                results.setdefault(fault.name, {}).setdefault(
-                    operation.value, {})[kind] = said
                 if write:
-                    save(results)
+                    keep(fault, operation, kind, said)
     finally:
         cloud.down()
     return bad
@@ -154,10 +156,36 @@ def known(results: Results, fault: Fault, operation: Operation,
         kind, NEVER)
 
 
-def save(results: Results) -> None:
-    """Keep the results, and write the page."""
-    RESULTS.write_text(json.dumps(results, indent=1) + '\n')
-    PAGE.write_text(page(results))
+def load() -> Results:
+    """What has been kept."""
+    return dict(json.loads(RESULTS.read_text()))
+
+
+def keep(fault: Fault, operation: Operation, kind: str, said: str) -> None:
+    """Keep one result, and write the page; others may be at it too."""
+    with _alone():
+        results = load()
+        results.setdefault(fault.name, {}).setdefault(
+            operation.value, {})[kind] = said
+        _replace(RESULTS, json.dumps(results, indent=1) + '\n')
+        _replace(PAGE, page(results))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    folder = os.open(DOCS, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that nobody sees in part."""
+    new = path.with_name(f'.{path.name}.new')
+    new.write_text(text)
+    new.replace(path)
 
 
 def page(results: Results) -> str:
