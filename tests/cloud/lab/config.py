@@ -28,6 +28,11 @@ INSTALLED = VENV / 'etc'
 RECOVERY_INTERVAL = 10
 #: Seconds; a job that a test holds would be waited for in vain.
 JOB_PATIENCE = 3
+#: Seconds. When libvirtd has been restarted, nova-compute connects again only
+#: with the next thing it wants of libvirt, up to a minute later, and does not
+#: hear of a guest that ends meanwhile. Then it is this that tells it, every
+#: ten minutes by default.
+POWER_INTERVAL = 20
 NOVA_PASTE = INSTALLED / 'nova/api-paste.ini'
 
 
@@ -212,6 +217,7 @@ def _nova(settings: Settings, host: str) -> dict[str, Options]:
             'rootwrap_config': settings.config('nova-rootwrap'),
             'force_raw_images': False, 'report_interval': 5,
             'service_down_time': 60,
+            'sync_power_state_interval': POWER_INTERVAL,
             # The guest does not hear that it is to shut down.
             'shutdown_timeout': 2,
             'graceful_shutdown_timeout': 5, 'manager_shutdown_timeout': 5,
