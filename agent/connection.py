@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import logging
 import threading
+import time
 from typing import Any
 
 import libvirt
@@ -26,6 +27,9 @@ LOG = logging.getLogger(__name__)
 KEEPALIVE = (5, 3)
 RECONNECT = (0.1, 1.0)
 _PARTING = 5.0
+# Seconds after which a connection that does not come is given up: a client
+# that asks has more patience, and libvirtd restarts in less.
+_COMING = 5.0
 OLDEST = 8_000_000
 BROKEN = {9_000_000: ('loses track of block jobs (fixed in 9.1.0)',
                       '9.1.0 or newer; on Debian 12 the backports suite '
@@ -106,6 +110,8 @@ class Connection:
         self._on_event = on_event
         self._conn: Any = None
         self._reason = 'not connected yet'
+        self._stands = threading.Event()
+        self._apart = time.monotonic()
         self._lost = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected,
@@ -164,10 +170,13 @@ class Connection:
         with self._guard:
             self._conn = conn
             self._on_connected()
+        self._stands.set()
         LOG.info('connected to %s, libvirt %s', self.uri,
                  text_version(self.libvirt_version))
 
     def _disconnect(self) -> None:
+        self._apart = time.monotonic()
+        self._stands.clear()
         with self._guard:
             conn, self._conn = self._conn, None
         self._reason = 'the connection was lost'
@@ -183,6 +192,15 @@ class Connection:
     def connected(self) -> bool:
         """Whether there is a connection now."""
         return self._conn is not None
+
+    def expect(self) -> None:
+        """Wait for a connection that is just being made, if one is.
+
+        A request that comes while this process or libvirtd is being started
+        is not worth a refusal.  A libvirtd that has been away for longer is
+        not waited for.
+        """
+        self._stands.wait(max(0.0, self._apart + _COMING - time.monotonic()))
 
     def problem(self) -> str:
         """Return why this host cannot work now, empty if it can."""

@@ -148,6 +148,7 @@ class Agent:
 
     def chain(self, volume_id: str) -> LiveChain:
         """Return the chain of an attached volume as it is now."""
+        self._hypervisor.expect()
         domain, disk = preflight.locate(self._hypervisor, self.host,
                                         volume_id)
         preflight.check_disk(domain, disk)
@@ -171,14 +172,17 @@ class Agent:
 
     def submit_create(self, request: CreateRequest) -> Job:
         """Accept a snapshot of one or several disks of a guest."""
+        self._hypervisor.expect()
         return self._submitted(self._acceptor.create(request))
 
     def submit_merge(self, request: MergeRequest) -> Job:
         """Accept a merge of layers, exactly as planned."""
+        self._hypervisor.expect()
         return self._submitted(self._acceptor.merge(request))
 
     def extend(self, volume_id: str, size: int) -> Extended:
         """Let an attached volume grow; returns when the guest sees it."""
+        self._hypervisor.expect()
         return self._growth.extend(volume_id, size)
 
     def _submitted(self, record: Record) -> Job:

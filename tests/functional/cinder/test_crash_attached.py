@@ -194,7 +194,7 @@ def note(one: InUse, asked: str, end: str, moment: Moment) -> None:
 def whole(one: InUse, agent: Agent) -> None:
     """Records, files and guest tell one story, and nothing is left over."""
     one.check()
-    audit._no_orphans(one.disk, audit.layers(one.world.disk(one.volume)))
+    audit.no_orphans(one.disk, audit.layers(one.world.disk(one.volume)))
     assert agent.client().list_jobs(one.volume.id, True) == ()
     rows = objects.SnapshotList.get_all_for_volume(one.world.admin,
                                                    one.volume.id)

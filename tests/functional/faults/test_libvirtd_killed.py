@@ -79,3 +79,15 @@ def test_killed_before_a_snapshot(scene: Scene, libvirtd: Libvirtd) -> None:
     waiting.until(lambda: not scene.client.ping().problem, 'a reconnect')
     one.delete(next(iter(one.expected)))
     one.whole()
+
+
+def test_a_request_waits_for_a_libvirtd_that_is_being_started(
+        scene: Scene, libvirtd: Libvirtd) -> None:
+    one = scene.one()
+    libvirtd.kill()
+    waiting.until(lambda: scene.client.ping().problem, 'the loss')
+    rest = scene.later(scene.agent.client().get_chain, one.volume.id)
+    libvirtd.start()
+    assert rest.result(PATIENT).names == one.live
+    one.create()
+    one.whole()

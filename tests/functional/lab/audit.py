@@ -28,6 +28,10 @@ class AuditError(AssertionError):
                                              reason=reason))
 
 
+class OrphanError(AuditError):
+    """There are files that nothing refers to."""
+
+
 def layers(volume: Volume) -> tuple[str, ...]:
     """The volume's layers after the headers on the share, base first.
 
@@ -59,7 +63,7 @@ def settled(volume: Volume, snapshots: Iterable[str] = ()) -> None:
     order = [recorded[snapshot] for snapshot in snapshots]
     if order != [name for name in names if name in order]:
         _wrong(volume, f'the overlays {order} are not in the chain {names}')
-    _no_orphans(volume, names)
+    no_orphans(volume, names)
     for name in names:
         if name != volume.name or volume.format == 'qcow2':
             images.check(volume.folder / name, volume.secret)
@@ -88,11 +92,15 @@ def active_holds(volume: Volume, pattern: content.Pattern,
                          bounds, secret=volume.secret)
 
 
-def _no_orphans(volume: Volume, names: tuple[str, ...]) -> None:
+def no_orphans(volume: Volume, names: Iterable[str]) -> None:
+    """Nothing lies beside the layers but what belongs to them.
+
+    :raises OrphanError: something does.
+    """
     known = {*names, *(f'{volume.name}.{suffix}' for suffix in METADATA)}
     orphans = volume.files() - known
     if orphans:
-        _wrong(volume, f'nothing refers to {sorted(orphans)}')
+        raise OrphanError(volume, f'nothing refers to {sorted(orphans)}')
 
 
 def _wrong(volume: Volume, reason: str) -> None:
