@@ -136,8 +136,10 @@ def _one(column: Column, fault: Fault, operation: Operation
         said += ', asked again'
     print(f'{fault.name} / {operation.value}: {said} '
           f'({time.monotonic() - begun:.0f} s)', flush=True)
-    for finding, reason in verdict.found.items():
-        print(textwrap.indent(f'{finding}: {reason}', '    '), flush=True)
+    details = verdict.found | {'broken off': verdict.broken_off}
+    for what, reason in details.items():
+        if reason:
+            print(textwrap.indent(f'{what}: {reason}', '    '), flush=True)
     return said, verdict.sound
 
 

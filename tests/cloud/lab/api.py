@@ -66,14 +66,17 @@ class Service:
 
 
 class Api:
-    """All services, with the administrator's credentials."""
+    """All services, with the administrator's credentials.
 
-    def __init__(self, settings: Settings) -> None:
+    :param project: whose view it is.
+    """
+
+    def __init__(self, settings: Settings, project: str = '') -> None:
         login = settings.credentials
         keystone = session.Session(v3.Password(
             login['OS_AUTH_URL'], username=login['OS_USERNAME'],
             password=login['OS_PASSWORD'],
-            project_name=login['OS_PROJECT_NAME'],
+            project_name=project or login['OS_PROJECT_NAME'],
             user_domain_name=login['OS_USER_DOMAIN_NAME'],
             project_domain_name=login['OS_PROJECT_DOMAIN_NAME']))
         self._keystone = keystone
@@ -83,5 +86,5 @@ class Api:
         self.image = Service(keystone, 'image')
 
     def project_id(self) -> str:
-        """The administrator's project."""
+        """The project whose view it is."""
         return str(self._keystone.get_project_id())

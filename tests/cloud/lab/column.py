@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults one after the other in one cloud, each on ground that is sound.
 
-What a fault has spoilt is left behind: the next one gets a volume, and
-where need be a server, of its own.
+What a fault has spoilt is left behind and never touched again: the next one
+gets a project, a server and a volume of its own.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+import uuid
 
+import libvirt
+
+from tests.cloud.lab import identity
 from tests.cloud.lab.api import Api
 from tests.cloud.lab.api import HttpError
 from tests.cloud.lab.cloud import Cloud
 from tests.cloud.lab.faults import Fault
 from tests.cloud.lab.project import Project
+from tests.cloud.lab.scene import NeverBegan
 from tests.cloud.lab.scene import Operation
 from tests.cloud.lab.scene import Scene
 from tests.cloud.lab.server import Server
@@ -21,9 +26,7 @@ from tests.cloud.lab.settings import HOSTS
 from tests.cloud.lab.stage import BLOCKS
 from tests.cloud.lab.stage import DELAY
 from tests.cloud.lab.stage import Stage
-from tests.cloud.lab.verdict import DOWN
 from tests.cloud.lab.verdict import judge
-from tests.cloud.lab.verdict import LOST
 from tests.cloud.lab.verdict import Verdict
 from tests.functional.lab import share
 
@@ -36,25 +39,39 @@ class Column:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self._project = Project(Api(cloud.settings))
-        self._server: Server | None = None
         self._stage: Stage | None = None
 
     def play(self, fault: Fault, operation: Operation) -> Verdict:
         """Play one fault during one operation, and judge."""
-        scene = self.scene(operation)
-        verdict = Verdict()
-        self._stage, stage = None, self._stage
         try:
+            scene = self.scene(operation)
             scene.prepare()
-            fault.play(scene)
-            verdict = judge(scene, PATIENCE)
-        finally:
-            if verdict.sound:
-                self._stage = stage
-            else:
-                self._abandon(scene, verdict)
+            verdict = self._played(fault, scene)
+        except Exception:
+            self._abandon()
+            raise
+        if not verdict.sound:
+            self._abandon()
         return verdict
+
+    def _played(self, fault: Fault, scene: Scene) -> Verdict:
+        """Judge also what has kept a fault from being played to its end.
+
+        But only if it struck, and if what is found explains it: otherwise
+        the laboratory itself may have failed.
+        """
+        try:
+            fault.play(scene)
+        except NeverBegan:
+            raise
+        except Exception as exc:
+            self._mend()
+            verdict = judge(scene, PATIENCE)
+            if verdict.sound:
+                raise
+            verdict.broken_off = f'{type(exc).__name__}: {exc}'
+            return verdict
+        return judge(scene, PATIENCE)
 
     def scene(self, operation: Operation) -> Scene:
         """An operation on ground that is sound."""
@@ -62,46 +79,53 @@ class Column:
 
     def clear(self) -> None:
         """Leave nothing, after a proof of what is there."""
-        if self._stage is not None:
-            stage, self._stage = self._stage, None
-            stage.finish()
-            for snapshot in [*stage.snapshots]:
-                self._project.delete_snapshot(snapshot)
-            self._project.delete_volume(stage.id)
-        if self._server is not None:
-            server, self._server = self._server, None
-            self._project.delete_server(server.id)
+        if self._stage is None:
+            return
+        stage, self._stage = self._stage, None
+        stage.finish()
+        for snapshot in [*stage.snapshots]:
+            stage.project.delete_snapshot(snapshot)
+        stage.project.delete_volume(stage.id)
+        stage.project.delete_server(stage.server.id)
 
     def _ground(self) -> Stage:
         if self._stage is None:
-            if self._server is None:
-                self._server = Server.boot(
-                    self._project, self.cloud.settings, HOSTS[0])
-            volume = self._project.volume()
-            self._server.attach(volume)
-            writer = self._server.writer(volume, BLOCKS, DELAY)
+            settings = self.cloud.settings
+            name = f'ground-{uuid.uuid4()}'
+            identity.project(self.cloud.api, name)
+            project = Project(Api(settings, name))
+            server = Server.boot(project, settings, HOSTS[0])
+            volume = project.volume()
+            server.attach(volume)
+            writer = server.writer(volume, BLOCKS, DELAY)
             writer.start()
-            files = share.Volume(self.cloud.settings.share, volume, 'raw',
-                                 share.GIB)
-            self._stage = Stage(self.cloud.settings, self._project,
-                                self._server, files, writer)
+            files = share.Volume(settings.share, volume, 'raw', share.GIB)
+            self._stage = Stage(settings, project, server, files, writer)
         return self._stage
 
-    def _abandon(self, scene: Scene, verdict: Verdict) -> None:
-        """Bring back what should run, and give the volume up by force.
+    def _abandon(self) -> None:
+        """Bring back what should run, and give up the ground.
 
-        A server whose guest is not sound is given up too.
+        The guest and the files go by force.  What OpenStack remembers of
+        them stays, in a project that nobody looks at any more.
         """
-        scene.mend()
-        if not verdict.judged or {LOST, DOWN} & {*verdict.found}:
-            server, self._server = self._server, None
-            if server is not None:
-                with suppress(AssertionError, HttpError):
-                    self._project.delete_server(server.id)
-        api = scene.stage.project.api.volume
-        volume = scene.stage.id
+        self._mend()
+        stage, self._stage = self._stage, None
+        if stage is None:
+            return
+        with suppress(libvirt.libvirtError):
+            stage.server.domain.destroy()
         with suppress(HttpError):
-            found = api.get(f'/snapshots/detail?volume_id={volume}')
-            for one in found['snapshots']:
-                api.post(f'/snapshots/{one["id"]}/action',
-                         {'os-force_delete': {}})
+            stage.project.api.compute.delete(f'/servers/{stage.server.id}')
+        for name in stage.files.files():
+            (stage.files.folder / name).unlink(missing_ok=True)
+
+    def _mend(self) -> None:
+        """Start whatever does not run."""
+        services = [*self.cloud.services.values(), *(
+            service for host in self.cloud.hosts.values()
+            for service in host.services)]
+        for service in services:
+            if not service.running:
+                service.start()
+        self.cloud.wait_ready()

@@ -34,6 +34,15 @@ def populate(settings: Settings, api: Api) -> None:
                     interface=interface, url=settings.url(owner, path))
 
 
+def project(api: Api, name: str) -> None:
+    """Make a project in which the administrator is one too."""
+    made = _create(api, 'project', name=name, domain_id='default')
+    (user,) = api.identity.get('/users?name=admin')['users']
+    (role,) = api.identity.get('/roles?name=admin')['roles']
+    api.identity.put(
+        f'/projects/{made}/users/{user["id"]}/roles/{role["id"]}')
+
+
 def _users(api: Api) -> None:
     """The services' users; each may do everything, as in DevStack."""
     roles = {role['name']: role['id']

@@ -83,9 +83,9 @@ class Operation(enum.Enum):
 
 
 class NeverBegan(AssertionError):
-    """The operation was over, or refused, before it could be held."""
+    """The operation was over, or refused, or could not be held."""
 
-    message = '{what}: the snapshot is {status} before anything was held'
+    message = '{what}: nothing was held, and the snapshot is {status}'
 
     def __init__(self, what: str, status: str) -> None:
         super().__init__(self.message.format(what=what, status=status))
@@ -233,8 +233,11 @@ class Scene:
             if status not in BUSY:
                 raise NeverBegan(self.operation.value, status)
             return False
-        waiting.until(reached, f'{self.operation.value} in its midst',
-                      _DEADLINE, 0.005)
+        try:
+            waiting.until(reached, f'{self.operation.value} in its midst',
+                          _DEADLINE, 0.005)
+        except waiting.Late as late:
+            raise NeverBegan(self.operation.value, self.status()) from late
 
     def _libvirt_waits(self) -> bool:
         """Whether a snapshot is being taken, and QEMU does not answer.
@@ -287,11 +290,16 @@ class Scene:
         waiting.until(lambda: heard() != before, 'nova-compute being ready',
                       _DEADLINE, 0.5)
 
+    def request_reboot(self) -> None:
+        """Ask for a hard reboot."""
+        self.cloud.api.compute.post(
+            f'/servers/{self.stage.server.id}/action',
+            {'reboot': {'type': 'HARD'}})
+
     def ask_reboot(self) -> None:
         """Ask for a hard reboot; returns when nova-compute is about it."""
+        self.request_reboot()
         compute, server = self.cloud.api.compute, self.stage.server.id
-        compute.post(f'/servers/{server}/action',
-                     {'reboot': {'type': 'HARD'}})
         waiting.until(lambda: compute.get(f'/servers/{server}')['server'][
             'OS-EXT-STS:task_state'] == 'reboot_started_hard',
             'a hard reboot being begun', _DEADLINE)
@@ -302,16 +310,6 @@ class Scene:
         self.stage.project.server_becomes(server.id, 'ACTIVE')
         server.wait_ready()
         assert self.qemu() != self._qemu, 'the guest was not rebooted'
-
-    def mend(self) -> None:
-        """Start whatever does not run."""
-        services = [*self.cloud.services.values(), *(
-            service for host in self.cloud.hosts.values()
-            for service in host.services)]
-        for service in services:
-            if not service.running:
-                service.start()
-        self.cloud.wait_ready()
 
     def go_on(self, last: int) -> None:
         """Write on in a guest that was booted anew.

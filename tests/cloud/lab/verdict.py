@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from dataclasses import field
 import functools
 
+import libvirt
+
 from tests.cloud.lab import records
 from tests.cloud.lab.scene import BUSY
 from tests.cloud.lab.scene import Scene
 from tests.functional.lab import audit
+from tests.functional.lab import content
 from tests.functional.lab import images
 from tests.functional.lab import waiting
 
@@ -23,15 +26,21 @@ CLEAN = 'clean'
 #: Findings, the worst first.
 LOST, DOWN, ORPHAN, STALE, STUCK = (
     'content lost', 'guest down', 'orphan file', 'stale record', 'stuck')
+#: Seconds.
+_COUNTING = 10
 ORDER = (LOST, DOWN, ORPHAN, STALE, STUCK)
 
 
 @dataclass
 class Verdict:
-    """What was found, with the reason of each finding."""
+    """What was found, with the reason of each finding.
+
+    :ivar broken_off: why the fault could not be played to its end.
+    """
 
     found: dict[str, str] = field(default_factory=dict)
     asked_again: tuple[str, ...] = ()
+    broken_off: str = ''
     judged: bool = False
 
     @property
@@ -43,23 +52,32 @@ class Verdict:
         """Make one check; tells whether it went well."""
         try:
             proof()
-        except images.ImageToolError as exc:
-            # What QEMU is still at work on cannot be read.
-            busy = 'Is another process using the image' in str(exc)
-            self._note(STUCK if busy else LOST, exc)
-            return False
         except Exception as exc:
-            self._note(finding, exc)
+            self.found.setdefault(_meaning(exc, finding),
+                                  f'{type(exc).__name__}: {exc}'[-1000:])
             return False
         return True
-
-    def _note(self, finding: str, exc: Exception) -> None:
-        self.found.setdefault(finding,
-                              f'{type(exc).__name__}: {exc}'[-1000:])
 
     def __str__(self) -> str:
         said = [one for one in ORDER if one in self.found] or [CLEAN]
         return ', '.join(said)
+
+
+def _meaning(exc: Exception, finding: str) -> str:
+    """What an error says that says more than that a check has failed."""
+    if isinstance(exc, libvirt.libvirtError):
+        return DOWN
+    if isinstance(exc, content.ContentError):
+        return LOST
+    if isinstance(exc, audit.OrphanError):
+        return ORPHAN
+    if isinstance(exc, images.ImageToolError):
+        # What QEMU is still at work on cannot be read.
+        if 'Is another process using the image' in str(exc):
+            return STUCK
+        # Somebody names a file that is not there.
+        return finding if 'No such file' in str(exc) else LOST
+    return finding
 
 
 def judge(scene: Scene, seconds: float) -> Verdict:
@@ -87,9 +105,11 @@ def _look(scene: Scene, verdict: Verdict, last: int, seconds: float
           ) -> None:
     """Compare the share with all the records, nobody writing."""
     stage, files = scene.stage, scene.stage.files
-    if STUCK not in verdict.found:
-        # What is still being done has files and records of its own.
-        verdict.check(ORPHAN, lambda: audit.settled(files, stage.snapshots))
+    # What is still being done has files and records of its own.
+    wrong = STUCK if STUCK in verdict.found else STALE
+    if wrong == STALE:
+        verdict.check(STALE, lambda: audit.settled(files, stage.snapshots))
+        verdict.check(ORPHAN, lambda: _no_orphans(scene))
         verdict.check(STALE, lambda: _records(scene, seconds))
     if last >= 0:
         verdict.check(LOST, lambda: _same(scene.lost, ''))
@@ -98,7 +118,7 @@ def _look(scene: Scene, verdict: Verdict, last: int, seconds: float
     kept = {one: bounds for one, bounds in stage.snapshots.items()
             if scene.creates or one != scene.snapshot}
     for one, bounds in kept.items():
-        verdict.check(LOST, functools.partial(
+        verdict.check(wrong, functools.partial(
             audit.snapshot_holds, files, one, stage.writer.pattern, bounds))
     verdict.check(STUCK, lambda: _rows(scene))
     verdict.check(STUCK, lambda: _quota(scene))
@@ -108,6 +128,13 @@ def _ended(scene: Scene, seconds: float) -> None:
     status = scene.conclude(seconds)
     wanted = ('available', 'gone') if scene.creates else ('gone',)
     assert status in wanted, f'{scene.snapshot} is {status}'
+
+
+def _no_orphans(scene: Scene) -> None:
+    """No file that neither the guest nor the records know."""
+    stage = scene.stage
+    audit.no_orphans(stage.files, {*audit.layers(stage.files),
+                                   *stage.server.chain(stage.id)})
 
 
 def _same_chain(scene: Scene) -> None:
@@ -147,8 +174,12 @@ def _quota(scene: Scene) -> None:
     count = {kind: len(api.get(f'/{kind}')[kind])
              for kind in ('snapshots', 'volumes')}
     project = scene.stage.project.api.project_id()
-    usage = api.get(f'/os-quota-sets/{project}?usage=True')['quota_set']
-    _same({kind: usage[kind]['in_use'] for kind in count}, count)
+
+    def counted() -> bool:
+        usage = api.get(f'/os-quota-sets/{project}?usage=True')['quota_set']
+        return {kind: usage[kind]['in_use'] for kind in count} == count
+    # A row goes a moment before it is counted off.
+    waiting.until(counted, f'quota of {count}', _COUNTING, 0.5)
 
 
 def _same(found: object, wanted: object) -> None:
