@@ -69,8 +69,6 @@ def _meaning(exc: Exception, finding: str) -> str:
         return DOWN
     if isinstance(exc, content.ContentError):
         return LOST
-    if isinstance(exc, audit.OrphanError):
-        return ORPHAN
     if isinstance(exc, images.ImageToolError):
         # What QEMU is still at work on cannot be read.
         if 'Is another process using the image' in str(exc):
@@ -108,7 +106,7 @@ def _look(scene: Scene, verdict: Verdict, last: int, seconds: float
     # What is still being done has files and records of its own.
     wrong = STUCK if STUCK in verdict.found else STALE
     if wrong == STALE:
-        verdict.check(STALE, lambda: audit.settled(files, stage.snapshots))
+        verdict.check(STALE, lambda: audit.fits(files, stage.snapshots))
         verdict.check(ORPHAN, lambda: _no_orphans(scene))
         verdict.check(STALE, lambda: _records(scene, seconds))
     if last >= 0:

@@ -28,10 +28,6 @@ class AuditError(AssertionError):
                                              reason=reason))
 
 
-class OrphanError(AuditError):
-    """There are files that nothing refers to."""
-
-
 def layers(volume: Volume) -> tuple[str, ...]:
     """The volume's layers after the headers on the share, base first.
 
@@ -53,6 +49,16 @@ def settled(volume: Volume, snapshots: Iterable[str] = ()) -> None:
     :param snapshots: ids that must be there, oldest first.
     :raises AuditError: something does not fit.
     """
+    fits(volume, snapshots)
+    no_orphans(volume, layers(volume))
+
+
+def fits(volume: Volume, snapshots: Iterable[str] = ()) -> None:
+    """The chain is what the records say, and no layer is damaged.
+
+    :param snapshots: ids that must be there, oldest first.
+    :raises AuditError: something does not fit.
+    """
     names = layers(volume)
     recorded = volume.info
     if recorded.pop('active', volume.name) != names[-1]:
@@ -63,7 +69,6 @@ def settled(volume: Volume, snapshots: Iterable[str] = ()) -> None:
     order = [recorded[snapshot] for snapshot in snapshots]
     if order != [name for name in names if name in order]:
         _wrong(volume, f'the overlays {order} are not in the chain {names}')
-    no_orphans(volume, names)
     for name in names:
         if name != volume.name or volume.format == 'qcow2':
             images.check(volume.folder / name, volume.secret)
@@ -95,12 +100,12 @@ def active_holds(volume: Volume, pattern: content.Pattern,
 def no_orphans(volume: Volume, names: Iterable[str]) -> None:
     """Nothing lies beside the layers but what belongs to them.
 
-    :raises OrphanError: something does.
+    :raises AuditError: something does.
     """
     known = {*names, *(f'{volume.name}.{suffix}' for suffix in METADATA)}
     orphans = volume.files() - known
     if orphans:
-        raise OrphanError(volume, f'nothing refers to {sorted(orphans)}')
+        _wrong(volume, f'nothing refers to {sorted(orphans)}')
 
 
 def _wrong(volume: Volume, reason: str) -> None:
