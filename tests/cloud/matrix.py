@@ -48,17 +48,36 @@ Every line is a fault that struck in the midst of an operation on a snapshot
 of a volume that a guest was writing to: with Cinder's own NFS driver and
 Nova as it is released, and with this project's driver, agent and hooks, each
 in a real OpenStack. Whoever would have finished the operation was held until
-the fault had struck, so that the moment is certain. The fault was healed, the
+the fault had struck, so that the moment is certain, or was away from the
+beginning where the line says so. The fault was healed, the
 user asked again at most once, and then every content was compared with what
 the guest had written, the chain with the records of Cinder and Nova, and the
 files with what belongs to the volume.
 
-What "stuck" means is that a snapshot was still being taken or deleted, or
-could be neither used nor deleted, {PATIENCE} seconds after the fault had been
-healed. A part that upstream does not have, the agent, is replaced by the
-one that does its work there: nova-compute.
+Each cell was played once, and names all that was found, the worst first:
 
-This page is written by ``python -m tests.cloud.matrix --write``.
+content lost
+   The volume, or a snapshot of it, does not hold what the guest had written.
+guest down
+   The guest does not run, or does not answer.
+orphan file
+   There is a file of the volume that neither the guest nor a record knows.
+stale record
+   Cinder, Nova or the driver's file beside the volume has another chain on
+   record than the one that the guest uses. The guest's next start, or the
+   next operation, goes by the record.
+stuck
+   A snapshot was still being taken or deleted, or could be neither used nor
+   deleted, {PATIENCE} seconds after the fault had been healed.
+clean
+   Nothing of all this; "asked again" if it took the user's second request.
+
+Where the fault left a scenario unable to go on, for instance because the
+server did not start any more, what was found then is what counts. A part
+that upstream does not have, the agent, is replaced by the one that does its
+work there: nova-compute.
+
+This page is written by ``python -m tests.cloud.matrix --write``. {{played}}
 
 .. list-table::
    :header-rows: 1
@@ -96,7 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in args.kind or KINDS:
         chosen = [one for one in wanted if not args.missing
                   or known(results, *one, kind) == NEVER]
-        bad += _play(kind, args.folder, chosen, write=args.write)
+        if chosen:
+            bad += _play(kind, args.folder, chosen, write=args.write)
+    if args.write:
+        _replace(PAGE, page(load()))
     print(table(load()))
     return int(bool(bad))
 
@@ -195,7 +217,16 @@ def page(results: Results) -> str:
     rows = [f'   * - {fault}\n     - {operation}\n     - {upstream}\n'
             f'     - {ours}\n' for fault, operation, upstream, ours
             in _rows(results)]
-    return HEAD + ''.join(rows)
+    return HEAD.format(played=_played(results)) + ''.join(rows)
+
+
+def _played(results: Results) -> str:
+    """How much of it was played at all."""
+    cells = [row[2:] for row in _rows(results)]
+    upstream, ours = (sum(one != NEVER for one in column)
+                      for column in zip(*cells, strict=True))
+    return (f'{upstream} of {len(cells)}\nlines were played upstream, '
+            f'{ours} here.')
 
 
 def table(results: Results) -> str:
