@@ -29,6 +29,7 @@ from tests.cloud.lab.scene import Scene
 from tests.functional.lab import waiting
 
 #: Of something that surely happens.
+from tests.cloud.lab.stage import WRITES
 _SURELY = 120
 #: Seconds for which a service is away when it is not restarted at once.
 _AWAY = 8
@@ -213,6 +214,8 @@ def _stale(scene: Scene) -> None:
     with _stopped_writer(scene):
         scene.start_compute()
         scene.ask_reboot()
+    # So that what is lost is no matter of chance.
+    scene.stage.writer.write_more(WRITES)
         scene.rebooted()
 
 
