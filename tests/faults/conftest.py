@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import killer
 from tests.faults.lab import Lab
 from tests.images import Write
-
-
-@pytest.fixture(scope='session')
-def killer_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return killer.build(tmp_path_factory.mktemp('killer'))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import functools
 from pathlib import Path
 import subprocess
@@ -23,14 +22,10 @@ from tests.images import PASSPHRASE
 from tests.images import SECRET
 from tests.images import tool
 
+pytestmark = pytest.mark.usefixtures('quick_stretching')
+
 OBJECT = ('--object', f'secret,id=s,data={PASSPHRASE.decode()}')
 CHANGES = 6
-
-
-@pytest.fixture(autouse=True)
-def quick_stretching(killer_library: Path) -> Iterator[None]:
-    with killer.loaded(killer_library):
-        yield
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from tests.images import Disk
 from tests.images import MIB
 from tests.images import SECRET
 
+pytestmark = pytest.mark.usefixtures('quick_stretching')
+
 SIZE = 16 * MIB
 OTHER = Secret(b'another one', stretch_ms=10)
 
@@ -46,12 +48,6 @@ def folder(share: Path, tmp_path: Path) -> Iterator[Path]:
     made.mkdir()
     yield made
     shutil.rmtree(made)
-
-
-@pytest.fixture(autouse=True)
-def quick_stretching(killer_library: Path) -> Iterator[None]:
-    with killer.loaded(killer_library):
-        yield
 
 
 def make(folder: Path, kind: str, snapshots: int = 2) -> Disk:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults import killer
 from tests.functional.lab import paths
 from tests.functional.lab.database import Database
 
@@ -126,15 +125,3 @@ def backups(cinder: World) -> Iterator[BackupService]:
     yield service
     service.close()
     gone(cinder)
-
-
-@pytest.fixture(scope='session')
-def killer_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return killer.build(tmp_path_factory.mktemp('killer'))
-
-
-@pytest.fixture
-def quick_stretching(killer_library: Path) -> Iterator[None]:
-    """LUKS measures how slow the CPU is, which takes seconds a layer."""
-    with killer.loaded(killer_library):
-        yield

@@ -22,7 +22,6 @@ from tests.functional.cinder.lab.inuse import sizes
 from tests.functional.cinder.lab.nova import Nova
 from tests.functional.cinder.lab.world import GIB
 from tests.functional.cinder.lab.world import World
-from tests.functional.lab import waiting
 from tests.functional.lab.agent import Agent
 from tests.functional.lab.rabbit import Rabbit
 from tests.functional.lab.stage import Stage
@@ -131,17 +130,8 @@ def test_the_share_is_too_small(one: InUse) -> None:
 def test_it_waits_for_a_deletion(scene: Callable[..., InUse],
                                  agent: Agent) -> None:
     one = scene(assisted_bandwidth=MIB // 4)
-    one.fill(24)
-    one.take()
-    one.fill(24)
-    first = one.take()
-    deletion = later(one.delete, first)
     client = agent.client()
-
-    def running() -> Any:
-        found = client.list_jobs(one.volume.id, True)
-        return found[0] if found and found[0].done_bytes else None
-    job = waiting.until(running, 'the merge', 60)
+    _, job, deletion = one.begin_delete(client)
     growth = later(extend, one, 2)
     one.writer.write_more(60)
     assert (growth.done(), seen(one)) == (False, GIB)

@@ -21,7 +21,6 @@ from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.rpcapi import errors
 from tests.functional.cinder.lab.inuse import boot
 from tests.functional.cinder.lab.inuse import InUse
-from tests.functional.cinder.lab.inuse import later
 from tests.functional.cinder.lab.world import GIB
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import audit
@@ -158,17 +157,8 @@ def test_agent_away(one: InUse, agent: Agent) -> None:
 def test_aborted_job(scene: Callable[..., list[InUse]], agent: Agent
                      ) -> None:
     one = scene(assisted_bandwidth=MIB // 4)[0]
-    one.fill(16)
-    one.take()
-    one.fill(16)
-    first = one.take()
-    failed = later(one.delete, first)
     client = agent.client()
-
-    def running() -> Any:
-        found = client.list_jobs(one.volume.id, True)
-        return found[0] if found and found[0].done_bytes else None
-    job = waiting.until(running, 'the merge', 60)
+    first, job, failed = one.begin_delete(client)
     waiting.until(lambda: one.world.fresh(first).progress not in
                   ('0%', '100%'), 'progress', 60)
     client.abort_job(job.id)
@@ -192,18 +182,7 @@ def test_mid_operation(scene: Callable[..., list[InUse]], victim: str,
                        agent: Agent, rabbit: Rabbit, libvirtd: Libvirtd
                        ) -> None:
     one = scene(assisted_bandwidth=MIB // 4)[0]
-    one.fill(24)
-    one.take()
-    one.fill(24)
-    first = one.take()
-    rest = later(one.delete, first)
-    client = agent.client()
-
-    def running() -> Any:
-        assert not rest.done(), rest.result()
-        found = client.list_jobs(one.volume.id, True)
-        return found[0] if found and found[0].done_bytes else None
-    job = waiting.until(running, 'the merge', 60)
+    _, job, rest = one.begin_delete(agent.client())
     if victim == 'rabbit':
         rabbit.restart()
     elif victim == 'agent':

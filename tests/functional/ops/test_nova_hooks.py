@@ -23,6 +23,7 @@ from assisted_snapshots.rpcapi import target
 from assisted_snapshots.rpcapi import transport
 from assisted_snapshots.rpcapi.client import AgentClient
 from assisted_snapshots.rpcapi.errors import PeerSilent
+from assisted_snapshots.rpcapi.messages import Job
 from tests.functional.lab import images
 from tests.functional.lab import waiting
 from tests.functional.lab.agent import Agent
@@ -236,14 +237,9 @@ def test_a_refusal_waits_for_cinder(ground: Ground, nova: Nova) -> None:
     assert nova.records.told == [(info['snapshot_id'], 'error', '90%')]
 
 
-def test_what_a_job_is_in_the_way_of(
-        ground: Ground, make_agent: Callable[..., Agent],
-        rabbit: Rabbit) -> None:
-    """It waits for the end of the job; in vain, it says which job it is.
-
-    Other volumes do not matter, and an agent that is not there is no answer.
-    """
-    agent = make_agent('compute-held', bandwidth=SLOW)
+def amidst_delete(ground: Ground, agent: Agent, rabbit: Rabbit
+                  ) -> tuple[Nova, Watched, str, Job]:
+    """A slow agent that is about a deletion."""
     agent.start()
     ground.serve_with(agent)
     nova = Nova(ground, agent, rabbit)
@@ -253,6 +249,18 @@ def test_what_a_job_is_in_the_way_of(
     snapshot = nova.create(one)
     nova.ask_delete(one, snapshot, None, None)
     job, = ground.client.list_jobs(one.volume.id, True)
+    return nova, one, snapshot, job
+
+
+def test_what_a_job_is_in_the_way_of(
+        ground: Ground, make_agent: Callable[..., Agent],
+        rabbit: Rabbit) -> None:
+    """It waits for the end of the job; in vain, it says which job it is.
+
+    Other volumes do not matter, and an agent that is not there is no answer.
+    """
+    agent = make_agent('compute-held', bandwidth=SLOW)
+    nova, one, snapshot, job = amidst_delete(ground, agent, rabbit)
     hasty = Jobs(ground.client, 0.0)
     hasty.ended(['another'])
     with pytest.raises(AtWork, match=f'delete of {snapshot} .*{job.id}'):
@@ -272,15 +280,7 @@ def test_progress_reaches_cinder(
         rabbit: Rabbit) -> None:
     """Percentages while it runs, never the one that means done."""
     agent = make_agent('compute-slow', bandwidth=SLOW, poll_interval=0.2)
-    agent.start()
-    ground.serve_with(agent)
-    nova = Nova(ground, agent, rabbit)
-    nova.start()
-    one = ground.one()
-    one.fill(LARGE)
-    snapshot = nova.create(one)
-    nova.ask_delete(one, snapshot, None, None)
-    job, = ground.client.list_jobs(one.volume.id, True)
+    nova, one, snapshot, job = amidst_delete(ground, agent, rabbit)
 
     def percents() -> list[int]:
         return [int(words[2].removesuffix('%'))

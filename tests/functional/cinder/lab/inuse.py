@@ -15,10 +15,13 @@ from typing import Any
 from cinder import exception
 from cinder import objects
 
+from assisted_snapshots.rpcapi.client import AgentClient
+from assisted_snapshots.rpcapi.messages import Job
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab import audit
 from tests.functional.lab import domain_xml
 from tests.functional.lab import images
+from tests.functional.lab import waiting
 from tests.functional.lab.content import Bounds
 from tests.functional.lab.guest import Guest
 from tests.functional.lab.guest import Moment
@@ -92,6 +95,25 @@ class InUse:
         self.expected[row.id] = self.taken[row.id] = moment.bounds
         self.writer.write_more(FEW)
         return found
+
+    def begin_delete(self, client: AgentClient
+                     ) -> tuple[Any, Job, Future[None]]:
+        """Delete a snapshot beneath another; returns amidst the merge.
+
+        The driver must limit its speed.  Returns the snapshot, the job, and
+        the deletion that waits for it.
+        """
+        self.fill(24)
+        self.take()
+        self.fill(24)
+        snapshot = self.take()
+        rest = later(self.delete, snapshot)
+
+        def running() -> Job | None:
+            assert not rest.done(), rest.result()
+            found = client.list_jobs(self.volume.id, True)
+            return found[0] if found and found[0].done_bytes else None
+        return snapshot, waiting.until(running, 'the merge', 60), rest
 
     def delete(self, snapshot: Any) -> None:
         """Delete a snapshot, as the manager does it."""
