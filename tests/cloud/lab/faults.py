@@ -26,6 +26,7 @@ import libvirt
 from tests.cloud.lab.process import Process
 from tests.cloud.lab.scene import Operation
 from tests.cloud.lab.scene import Scene
+from tests.cloud.lab.stage import WRITES
 from tests.functional.lab import waiting
 
 #: Of something that surely happens.
@@ -211,6 +212,8 @@ def _stale(scene: Scene) -> None:
     with scene.held():
         _compute(scene).kill()
     _wait_done(scene)
+    # So that what is lost is no matter of chance.
+    scene.stage.writer.write_more(WRITES)
     with _stopped_writer(scene):
         scene.start_compute()
         scene.ask_reboot()
