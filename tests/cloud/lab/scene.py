@@ -58,6 +58,10 @@ _ANSWER = 3.0
 _LATELY = 1 << 20
 #: Of a snapshot that something is still done with.
 BUSY = ('creating', 'deleting')
+#: The last is Nova's word that it has failed: Cinder's driver, which waits for
+#: the word, says in a moment what the snapshot is then. Until it does the user
+#: may not ask again.
+_UNSETTLED = (*BUSY, 'error_deleting')
 
 
 class Operation(enum.Enum):
@@ -353,7 +357,7 @@ class Scene:
         """
         def ended() -> bool:
             self.release()
-            return self.status() not in BUSY
+            return self.status() not in _UNSETTLED
         with suppress(waiting.Late):
             waiting.until(ended, 'end of the operation', seconds, 0.2)
         return self.status()
@@ -366,7 +370,7 @@ class Scene:
         """
         status = self.settle(seconds)
         wanted = ('available', 'gone') if self.creates else ('gone',)
-        if status not in wanted and status not in BUSY \
+        if status not in wanted and status not in _UNSETTLED \
                 and not self.asked_again:
             self.delete_again()
             status = self.settle(seconds)
