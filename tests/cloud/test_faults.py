@@ -16,6 +16,7 @@ import pytest
 from tests.cloud.lab import records
 from tests.cloud.lab.cloud import Cloud
 from tests.cloud.lab.column import Column
+from tests.cloud.lab.faults import AHEAD
 from tests.cloud.lab.faults import Fault
 from tests.cloud.lab.faults import FAULTS
 from tests.cloud.lab.scene import certain
@@ -64,6 +65,16 @@ def quiet_logs() -> None:
     pytest.param(*case, id=f'{case[0].name}-{case[1].value}')
     for case in cases()])
 def test_fault(column: Column, fault: Fault, operation: Operation) -> None:
+    verdict = column.play(fault, operation)
+    assert verdict.sound, verdict.found
+
+
+@pytest.mark.parametrize(('fault', 'operation'), [
+    pytest.param(fault, operation, id=f'{fault.name}-{operation.value}')
+    for fault in AHEAD for operation in fault.operations])
+def test_cinder_is_ahead_of_nova(column: Column, fault: Fault,
+                                 operation: Operation) -> None:
+    """A guest that is rebooted hard then starts on its last layer."""
     verdict = column.play(fault, operation)
     assert verdict.sound, verdict.found
 

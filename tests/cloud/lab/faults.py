@@ -23,14 +23,16 @@ import time
 
 import libvirt
 
+from assisted_snapshots.rpcapi.target import REPORT_TOPIC
+from tests.cloud.lab import records
 from tests.cloud.lab.process import Process
+from tests.cloud.lab.scene import BUSY
 from tests.cloud.lab.scene import Operation
 from tests.cloud.lab.scene import Scene
 from tests.cloud.lab.stage import WRITES
 from tests.functional.lab import waiting
 
 #: Of something that surely happens.
-from tests.cloud.lab.stage import WRITES
 _SURELY = 120
 #: Seconds for which a service is away when it is not restarted at once.
 _AWAY = 8
@@ -217,11 +219,55 @@ def _stale(scene: Scene) -> None:
     with _stopped_writer(scene):
         scene.start_compute()
         scene.ask_reboot()
-    # So that what is lost is no matter of chance.
-    scene.stage.writer.write_more(WRITES)
         scene.rebooted()
 
 
+def _unheard(scene: Scene) -> None:
+    """Cinder says that it is done; nova-compute and the agent are dead.
+
+    When the guest is rebooted nobody but libvirt knows its last layer.
+    """
+    with scene.held():
+        _compute(scene).kill()
+    scene.settle(_SURELY)
+    scene.stage.writer.write_more(WRITES)
+    _agent(scene).kill()
+    # What was sent in vain would be heard yet.
+    assert scene.cloud.rabbit is not None
+    scene.cloud.rabbit.control('purge_queue',
+                               f'{REPORT_TOPIC}.{scene.host.name}')
+    with _stopped_writer(scene):
+        scene.start_compute()
+        _see_stale(scene)
+        scene.ask_reboot()
+        scene.rebooted()
+    _agent(scene).start()
+
+
+def _met(scene: Scene) -> None:
+    """A report and a hard reboot wait together for nova-compute."""
+    compute = _compute(scene)
+    with scene.held():
+        compute.signal(signal.SIGSTOP)
+    try:
+        scene.settle(_SURELY)
+        scene.stage.writer.write_more(WRITES)
+        with _stopped_writer(scene):
+            _see_stale(scene)
+            scene.request_reboot()
+            compute.signal(signal.SIGCONT)
+            scene.rebooted()
+    finally:
+        compute.signal(signal.SIGCONT)
+
+
+#: Operations that move the guest to another layer, of which Cinder may know
+#: before Nova does: our driver does not need Nova to take or delete one.
+MOVING = (Operation.CREATE, Operation.ONLY)
+AHEAD = (
+    Fault('nova-compute and agent dead, then hard reboot', _unheard, MOVING),
+    Fault('hard reboot of a stopped nova-compute', _met, MOVING),
+)
 FAULTS = (
     Fault('SIGKILL of nova-compute', _held(_nova_compute)),
     Fault('SIGKILL of cinder-volume', _restart(_cinder_volume)),
@@ -248,6 +294,14 @@ def _wait_done(scene: Scene) -> None:
         scene.release()
         return scene.done_in_truth()
     waiting.until(done, 'end of the work', _SURELY, 0.2)
+
+
+def _see_stale(scene: Scene) -> None:
+    """Cinder is done, and Nova does not know the guest's last layer."""
+    assert scene.status() not in BUSY
+    stage = scene.stage
+    known = records.mapping(stage.settings, stage.id)['data']['name']
+    assert known != stage.server.chain(stage.id)[-1]
 
 
 def _is_running(scene: Scene) -> bool:
