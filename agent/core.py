@@ -128,14 +128,14 @@ class Agent:
 
     def job(self, job_id: str) -> Job:
         """Return a job as it stands."""
-        return self._found(self._board.record(job_id), job_id).message()
+        return self._told(self._found(self._board.record(job_id), job_id))
 
     def jobs(self, volume_id: str | None = None, unfinished: bool = False,
              ) -> tuple[Job, ...]:
         """Return jobs, oldest first."""
         records = ([t.record for t in self._board.tasks()] if unfinished
                    else self._board.records())
-        return tuple(r.message() for r in records
+        return tuple(self._told(r) for r in records
                      if volume_id is None or volume_id in r.volumes)
 
     def wait(self, job_id: str, revision: int, seconds: float) -> Job:
@@ -144,7 +144,7 @@ class Agent:
         Also returns, unchanged, when the seconds are over.
         """
         record = self._board.wait(job_id, revision, seconds)
-        return self._found(record, job_id).message()
+        return self._told(self._found(record, job_id))
 
     def chain(self, volume_id: str) -> LiveChain:
         """Return the chain of an attached volume as it is now."""
@@ -162,6 +162,15 @@ class Agent:
             job_id=at_work, layers=tuple(
                 LiveLayer(n.name, n.format)
                 for n in preflight.layers(domain, disk)))
+
+    def _told(self, record: Record) -> Job:
+        """Return a record as others see it.
+
+        A change and the report of it are written in one: whoever sees a job
+        ended, and not unreported, knows that its end has been reported.
+        """
+        return record.message(
+            unreported=self.journal.unreported(record.id))
 
     def _found(self, record: Record | None, job_id: str) -> Record:
         if record is None:
@@ -188,7 +197,7 @@ class Agent:
     def _submitted(self, record: Record) -> Job:
         if not record.state.final:
             self._engine.wake(record.id)
-        return record.message()
+        return self._told(record)
 
     def set_bandwidth(self, job_id: str, bandwidth: int) -> Job:
         """Limit a merge to bytes per second; 0 lifts the limit."""
@@ -206,7 +215,7 @@ class Agent:
         """Ask a job to give up; the chain stays as it was."""
         record = self._found(self._board.record(job_id), job_id)
         if record.state is State.ABORTED:
-            return record.message()
+            return self._told(record)
         return self._change(job_id, _abortable, aborting=True,
                             note='is being aborted')
 
@@ -219,7 +228,7 @@ class Agent:
             record = self._found(self._board.record(job_id), job_id)
             check(record)
         self._engine.wake(job_id)
-        return record.message()
+        return self._told(record)
 
 
 def _refuse(record: Record, reason: str) -> None:

@@ -192,7 +192,14 @@ class Journal:
         with self._lock:
             rows = self._db.execute('SELECT id, record FROM outbox ORDER BY '
                                     'id LIMIT ?', (limit,)).fetchall()
-        return [Report(i, records.loads(text).message()) for i, text in rows]
+        return [Report(i, records.loads(text).message(unreported=True))
+                for i, text in rows]
+
+    def unreported(self, job_id: str) -> bool:
+        """Tell whether a job has a report that was not acknowledged."""
+        with self._lock:
+            return self._db.execute('SELECT 1 FROM outbox WHERE job=?',
+                                    (job_id,)).fetchone() is not None
 
     def acknowledge(self, report_id: int) -> None:
         """Drop a report that has arrived; unknown numbers are fine."""

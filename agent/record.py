@@ -125,11 +125,12 @@ class Record:
         return {d.volume_id: (*self.before[d.volume_id], d.new_file)
                 for d in self.request.disks}
 
-    def message(self) -> messages.Job:
+    def message(self, *, unreported: bool) -> messages.Job:
         """Return the job as others see it."""
-        return messages.Job(**{
+        return messages.Job(unreported=unreported, **{
             name: getattr(self, name)
-            for name in messages.Job.__dataclass_fields__})
+            for name in messages.Job.__dataclass_fields__
+            if name != 'unreported'})
 
 
 def dumps(record: Record) -> str:

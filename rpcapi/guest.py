@@ -39,6 +39,11 @@ _WAIT = 5.0
 # Seconds between two questions where the answer came at once.
 _PAUSE = 0.5
 
+# Seconds that whoever takes the reports has to take that of a job that is
+# done, and between two looks.
+_TAKEN = 5.0
+_GLANCE = 0.05
+
 
 def _same(error: errors.AgentError) -> Exception:
     return error
@@ -57,7 +62,8 @@ class AgentGuest:
     :param patience: seconds without contact until it gives up.
     :param bandwidth: bytes per second for merges, 0 for the agent's default.
     :param report: have the agent report the jobs, so that the hooks in Nova
-        hear of them too.
+        hear of them too: in time, as a rule, before a job that is done is
+        called so here.
     """
 
     def __init__(self, client: AgentClient, *,
@@ -146,8 +152,22 @@ class AgentGuest:
         except errors.AgentError as exc:
             raise self._error(exc) from exc
         if job.state is State.DONE:
+            self._let_report(job)
             return job
         raise self._error(_outcome(job))
+
+    def _let_report(self, job: Job) -> None:
+        """Give Nova a moment to write down on which layer its guest is.
+
+        What is done stays done without that.
+        """
+        begun = time.monotonic()
+        while job.unreported and time.monotonic() - begun < _TAKEN:
+            time.sleep(_GLANCE)
+            try:
+                job = self._client.get_job(job.id)
+            except errors.AgentError:
+                return
 
 
 class _Patient:

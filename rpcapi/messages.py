@@ -314,6 +314,8 @@ class Job(_Message):
     :ivar created: Unix time in seconds.
     :ivar updated: Unix time in seconds of the last change.
     :ivar origin: who asked, as in the request.
+    :ivar unreported: its last news are a report that nobody has taken yet;
+        since 1.1.
     """
 
     id: str
@@ -337,6 +339,7 @@ class Job(_Message):
     created: float = 0.0
     updated: float = 0.0
     origin: str = ''
+    unreported: bool = False
 
     @classmethod
     def from_wire(cls, wire: object) -> Job:
@@ -366,7 +369,9 @@ class Job(_Message):
             error=_text(w.get('error', ''), 'error'),
             created=check_time(w.get('created', 0.0), 'created'),
             updated=check_time(w.get('updated', 0.0), 'updated'),
-            origin=_text(w.get('origin', ''), 'origin'))
+            origin=_text(w.get('origin', ''), 'origin'),
+            unreported=check_flag(w.get('unreported', False),
+                                  'unreported'))
 
 
 @dataclass(frozen=True, slots=True)

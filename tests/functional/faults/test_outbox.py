@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import replace
 
 import oslo_messaging as messaging
 import pytest
@@ -99,5 +100,8 @@ def test_report_outlives_agent_and_consumer(
     assert consumer.taken == []
     consumer.listen()
     report = waiting.until(lambda: consumer.last(job), 'the report')
-    assert report == scene.client.get_job(job.id)
     assert report == job
+    assert report.unreported
+    known = replace(report, unreported=False)
+    waiting.until(lambda: scene.client.get_job(job.id) == known,
+                  'the acknowledgement')

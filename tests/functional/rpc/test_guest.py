@@ -98,6 +98,32 @@ def test_jobs_are_reported_where_somebody_listens(
                                                                     report]
 
 
+def test_a_done_job_is_reported_before_it_is_called_done(
+        peer: Peers, hasty: AgentClient) -> None:
+    done, told = job(1, 'done', unreported=True), job(1, 'done')
+    there = peer(merge=Script(done), get_job=Script(done, told))
+    AgentGuest(hasty, report=True).merge(*MERGE)
+    assert names(there) == ['merge', 'get_job', 'get_job']
+
+
+@pytest.mark.parametrize('answer', [DOWN, LOST])
+def test_what_is_done_stays_done_unreported(
+        peer: Peers, hasty: AgentClient, answer: Exception) -> None:
+    there = peer(merge=Script(job(1, 'done', unreported=True)),
+                 get_job=Script(answer))
+    AgentGuest(hasty, report=True).merge(*MERGE)
+    assert names(there) == ['merge', 'get_job']
+
+
+def test_nobody_takes_the_report(peer: Peers, hasty: AgentClient,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('assisted_snapshots.rpcapi.guest._TAKEN', 0.1)
+    done = job(1, 'done', unreported=True)
+    there = peer(merge=Script(done), get_job=Script(*[done] * 9))
+    AgentGuest(hasty, report=True).merge(*MERGE)
+    assert 'get_job' in names(there)
+
+
 def test_silent_submission_is_repeated(peer: Peers,
                                        hasty: AgentClient) -> None:
     there = peer(merge=Script(SILENCE, job(1, 'accepted')),

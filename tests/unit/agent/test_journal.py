@@ -78,7 +78,8 @@ def test_every_field_survives(state: State, condition: Condition, flag: bool,
 
 
 def test_message_is_a_job_of_the_protocol() -> None:
-    job = replace(merge(), chains={'a': ('v',)}).message()
+    job = replace(merge(), chains={'a': ('v',)}).message(unreported=True)
+    assert job.unreported
     assert Job.from_wire(job.to_wire()) == job
 
 
@@ -134,8 +135,10 @@ class TestReports:
 
     def test_acknowledged_is_gone(self, journal: Journal) -> None:
         journal.put(merge())
+        assert journal.unreported('job-1')
         journal.acknowledge(journal.pending_reports()[0].id)
         assert journal.pending_reports() == []
+        assert not journal.unreported('job-1')
         assert journal.get('job-1') is not None
 
     def test_late_acknowledgement_does_not_swallow_newer(
