@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 # What libvirt tells of a running guest, and finds out again.
@@ -20,11 +23,16 @@ _FOUND_OUT = ('backingStore', 'mirror')
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a disk of a domain's definition writes to."""
+    """What a disk of a domain's definition writes to.
+
+    :ivar below: the layers under it, the nearest first; only those of an
+        encrypted volume are known.
+    """
 
     path: Path
     format: str
     device: str = ''
+    below: tuple[Source, ...] = ()
 
 
 def sources(xml: str) -> dict[str, Source]:
@@ -53,7 +61,37 @@ def repointed(xml: str, layers: Mapping[str, Source]) -> str:
         for tag in _FOUND_OUT:
             for found in disk.findall(tag):
                 disk.remove(found)
+        name_layers(disk, wanted.below)
     return ElementTree.tostring(domain, encoding='unicode')
+
+
+def name_layers(disk: Any, below: Sequence[Source]) -> None:
+    """Name the layers under an encrypted one, with the same passphrase.
+
+    Where libvirt finds them out by itself, it has none for them, and the
+    guest does not start.
+
+    :param disk: element of a disk, of whichever library.
+    """
+    encryption = disk.find('encryption')
+    if encryption is None:
+        encryption = disk.find('source/encryption')
+    if encryption is None or not below:
+        return
+    encryption = copy.deepcopy(encryption)
+    encryption.tail = None
+    for layer in below:
+        disk = _add(disk, 'backingStore', type='file')
+        _add(disk, 'format', type=layer.format)
+        _add(disk, 'source', file=str(layer.path)).append(
+            copy.deepcopy(encryption))
+    _add(disk, 'backingStore')
+
+
+def _add(parent: Any, tag: str, **attributes: str) -> Any:
+    element = parent.makeelement(tag, attributes)
+    parent.append(element)
+    return element
 
 
 def _parse(xml: str) -> ElementTree.Element:

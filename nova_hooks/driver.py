@@ -26,6 +26,7 @@ from assisted_snapshots.nova_hooks import conf
 from assisted_snapshots.nova_hooks import definition
 from assisted_snapshots.nova_hooks import guard
 from assisted_snapshots.nova_hooks import volumes
+from assisted_snapshots.nova_hooks.disk import LayeredDisk
 from assisted_snapshots.nova_hooks.errors import BlockJob
 from assisted_snapshots.nova_hooks.errors import HookError
 from assisted_snapshots.nova_hooks.handover import Handover
@@ -37,7 +38,7 @@ from assisted_snapshots.rpcapi.client import AgentClient
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
-# Types of volumes that an agent may have extended.
+# Types of volumes that are files on shares.
 _ON_SHARES = ('nfs', 'glusterfs')
 
 # Nova's copy of a definition, while the guest is rescued.
@@ -93,10 +94,25 @@ class AssistedLibvirtDriver(driver.LibvirtDriver):
         which shrinks it, and not at all if it is encrypted.
         """
         volume_id = block_device.get_volume_id(connection_info)
-        if connection_info.get('driver_volume_type') not in _ON_SHARES \
+        if not _on_share(connection_info) \
                 or not self._handover.extend(volume_id, requested_size):
             super().extend_volume(context, connection_info, instance,
                                   requested_size)
+
+    # Encrypted volumes ---------------------------------------------------
+
+    def _attach_encryptor(self, context: Any, connection_info: Any,
+                          encryption: Any) -> None:
+        # Nova would miss a LUKS header at the beginning of the file, as
+        # qcow2 has it elsewhere, and have one written over the layer.
+        super()._attach_encryptor(context, _no_device(connection_info),
+                                  encryption)
+
+    def _detach_encryptor(self, context: Any, connection_info: Any,
+                          encryption: Any, destroy_secrets: bool = True
+                          ) -> None:
+        super()._detach_encryptor(context, _no_device(connection_info),
+                                  encryption, destroy_secrets)
 
     # What starts guests --------------------------------------------------
 
@@ -142,7 +158,11 @@ class AssistedLibvirtDriver(driver.LibvirtDriver):
         # The folder of a migration's other host may not be mounted here.
         if not getattr(self._migrating, 'now', False):
             guard.check(connection_info)
-        return super()._get_volume_config(connection_info, disk_info)
+        disk = super()._get_volume_config(connection_info, disk_info)
+        if not _on_share(connection_info) \
+                or not connection_info['data'].get('encrypted'):
+            return disk
+        return LayeredDisk(disk, guard.below(Path(disk.source_path)))
 
     def _live_migration_operation(
             self, context: Any, instance: Any, dest: Any,
@@ -277,6 +297,22 @@ class AssistedLibvirtDriver(driver.LibvirtDriver):
         mappings = (block_device_info or {}).get('block_device_mapping')
         if mappings and (xml := self._definition(instance)) is not None:
             guard.follow(xml, mappings)
+
+
+def _on_share(connection_info: Any) -> bool:
+    return connection_info.get('driver_volume_type') in _ON_SHARES
+
+
+def _no_device(connection_info: Any) -> Any:
+    """Return what Nova does not take for a device of os-brick's.
+
+    QEMU decrypts the files of a share by itself.
+    """
+    if not _on_share(connection_info):
+        return connection_info
+    data = {key: value for key, value in connection_info['data'].items()
+            if key != 'device_path'}
+    return {**connection_info, 'data': data}
 
 
 def _busy(instance: Any) -> str:

@@ -25,6 +25,7 @@ from assisted_snapshots.chain.errors import ChainError
 from assisted_snapshots.chain.names import VolumeFiles
 from assisted_snapshots.chain.store import renew_folder
 from assisted_snapshots.chain.store import Store
+from assisted_snapshots.chain.value import Format
 from assisted_snapshots.nova_hooks.definition import Source
 from assisted_snapshots.nova_hooks.definition import sources
 from assisted_snapshots.nova_hooks.errors import BeingWritten
@@ -96,9 +97,32 @@ def layers(mappings: list[Any]) -> dict[str, Source]:
         data = info.get('data') or {}
         if 'name' in data and 'device_path' in data and info.get('serial'):
             check(info)
-            found[str(info['serial'])] = Source(Path(data['device_path']),
-                                                data.get('format', ''))
+            path = Path(data['device_path'])
+            found[str(info['serial'])] = Source(
+                path, data.get('format', ''),
+                below=below(path) if data.get('encrypted') else ())
     return found
+
+
+def below(path: Path) -> tuple[Source, ...]:
+    """Return the layers under one of an encrypted volume, nearest first.
+
+    No guest can have written such a header.  None if they cannot be read:
+    libvirt will say what is wrong.
+    """
+    found: list[Source] = []
+    try:
+        layer = header.read_header(path)
+        while layer.backing is not None:
+            path = path.with_name(layer.backing)
+            found.append(Source(path, str(layer.backing_format)))
+            if layer.backing_format is not Format.QCOW2:
+                break
+            layer = header.read_header(path)
+    except (ChainError, PermissionError) as exc:
+        LOG.warning('The layers of %s cannot be read: %s', path.name, exc)
+        return ()
+    return tuple(found)
 
 
 def check_moving(xml: str, taken: Mapping[str, dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ Compared with Nova when nova-compute starts.
 from __future__ import annotations
 
 from nova.virt import block_device
+from nova.virt.libvirt import config
 from nova.virt.libvirt import driver
 from nova.virt.libvirt import guest
 
@@ -20,6 +21,10 @@ RELIED_ON: tuple[tuple[type, str, tuple[str, ...]], ...] = (
      ('context', 'instance', 'volume_id', 'snapshot_id', 'delete_info')),
     (driver.LibvirtDriver, 'extend_volume',
      ('context', 'connection_info', 'instance', 'requested_size')),
+    (driver.LibvirtDriver, '_attach_encryptor',
+     ('context', 'connection_info', 'encryption')),
+    (driver.LibvirtDriver, '_detach_encryptor',
+     ('context', 'connection_info', 'encryption', 'destroy_secrets')),
     (driver.LibvirtDriver, '_hard_reboot',
      ('context', 'instance', 'network_info', 'share_info',
       'block_device_info', 'accel_info')),
@@ -51,6 +56,7 @@ RELIED_ON: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (driver.LibvirtDriver, 'swap_volume',
      ('context', 'old_connection_info', 'new_connection_info', 'instance',
       'mountpoint', 'resize_to')),
+    (config.LibvirtConfigGuestDisk, 'format_dom', ()),
     (block_device.DriverVolumeBlockDevice, 'save', ()),
     (guest.Guest, 'is_active', ()),
     (guest.Guest, 'get_block_device', ('disk',)),

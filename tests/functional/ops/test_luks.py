@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from assisted_snapshots.nova_hooks import definition
+from assisted_snapshots.nova_hooks import guard
 from tests.functional.lab import images
 from tests.functional.ops.ground import done
 from tests.functional.ops.ground import FEW
@@ -32,3 +34,24 @@ def test_every_direction(ground: Ground) -> None:
     done(one.flatten(), 'active-commit')
     assert one.live == one.names('')
     one.writer.write_more(FEW)
+
+
+def test_a_new_guest_on_a_chain(ground: Ground) -> None:
+    """libvirt starts it only if each layer's passphrase is named to it."""
+    one = ground.one(encrypted=True)
+    one.layers(SMALL, SMALL)
+    last = one.writer.stop().acknowledged
+    one.machine.destroy()
+    active = one.volume.active
+    (layer,) = guard.layers([{'connection_info': {
+        'serial': one.volume.id, 'data': {
+            'name': active.name, 'format': 'qcow2', 'encrypted': True,
+            'export': '', 'device_path': str(active)}}}]).values()
+    assert [source.path.name for source in layer.below] == [
+        *reversed(one.live[:-1])]
+    connection = one.machine.domain.connect()
+    connection.defineXML(definition.repointed(
+        one.machine.xml(), {one.volume.id: layer}))
+    one.machine.start()
+    one.writer.start(last)
+    one.snapshot_contents()
