@@ -33,6 +33,7 @@ def initialize(backend: Backend, volume: objects.Volume,
         views = backend.driver.views
         if views.is_own(fresh, connector):
             return views.open(fresh, connector)  # type: ignore[no-any-return]
+        guests.check_formatting(backend, fresh, connector.get('host', ''))
         views.settle(fresh)
         state = native(_operations(backend, fresh).state)
         check_size(fresh, state)

@@ -51,6 +51,15 @@ class AttachmentChanging(Refused):
                'when that has ended')
 
 
+class WouldBeFormatted(Refused):
+    """An encrypted volume is asked for by a Nova that would destroy it."""
+
+    message = ('volume %(volume)s is encrypted, and the hooks of this '
+               'project do not answer in Nova on host %(host)s; without them '
+               'Nova writes a LUKS header over a qcow2 file that it '
+               'attaches, so the volume is not handed out')
+
+
 class NotReady(exception.InvalidSnapshot):
     """A snapshot that cannot be copied now."""
 

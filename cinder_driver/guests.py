@@ -151,6 +151,22 @@ def answers(backend: Backend, host: str) -> bool:
     return _BUS.knows(url, host)
 
 
+def check_formatting(backend: Backend, volume: objects.Volume,
+                     host: str) -> None:
+    """See that a host does not format an encrypted volume.
+
+    Nova as released does: it looks for LUKS at the beginning of the file
+    only.
+
+    :raises WouldBeFormatted: nobody says that Nova there has the hooks.
+    """
+    options = backend.configuration
+    if volume.encryption_key_id and options.assisted_agent != 'always' \
+            and not _BUS.has_hooks(options.assisted_agent_transport_url,
+                                   host):
+        raise failures.WouldBeFormatted(volume=volume.id, host=host)
+
+
 class Detached:
     """The side of a volume that no guest has.
 
@@ -289,6 +305,15 @@ class _Bus:
                 self._ways[url] = transport.make(
                     None if url else cfg.CONF, url)
             return self._ways[url]
+
+    def has_hooks(self, url: str | None, host: str) -> bool:
+        """Tell whether Nova's hooks on a host answer now."""
+        try:
+            home(ReportClient(self.way(url), host, timeout=_HELLO).ping)
+        except errors.AgentError as exc:
+            LOG.info('No hooks of Nova on %s: %s', host, exc)
+            return False
+        return True
 
     def knows(self, url: str | None, host: str) -> bool:
         """Tell whether the agent on a host answers, or lately did not."""

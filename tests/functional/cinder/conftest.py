@@ -15,10 +15,16 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
+import oslo_messaging as messaging
 import pytest
 
+from assisted_snapshots.rpcapi import target
+from assisted_snapshots.rpcapi import transport
+from assisted_snapshots.rpcapi.reports import ReportEndpoint
 from tests.functional.lab import paths
+from tests.functional.lab.agent import Agent
 from tests.functional.lab.database import Database
+from tests.functional.lab.rabbit import Rabbit
 
 if TYPE_CHECKING:
     from tests.functional.cinder.lab.backup import BackupService
@@ -125,3 +131,17 @@ def backups(cinder: World) -> Iterator[BackupService]:
     yield service
     service.close()
     gone(cinder)
+
+
+@pytest.fixture
+def hooks(rabbit: Rabbit, agent: Agent) -> Iterator[str]:
+    """Somebody takes the agent's reports; the host's name."""
+    way = transport.make(url=rabbit.url)
+    server = messaging.get_rpc_server(
+        way, target.report(agent.host),
+        [ReportEndpoint(lambda job: None)])
+    server.start()
+    yield agent.host
+    server.stop()
+    server.wait()
+    way.cleanup()

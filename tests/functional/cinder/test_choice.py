@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from dataclasses import replace
 
-import oslo_messaging as messaging
 import pytest
 
 from assisted_snapshots.chain.store import Operation
@@ -15,26 +13,9 @@ from assisted_snapshots.chain.store import Store
 from assisted_snapshots.cinder_driver import asked
 from assisted_snapshots.cinder_driver import guests
 from assisted_snapshots.cinder_driver.nova_side import NovaSide
-from assisted_snapshots.rpcapi import target
-from assisted_snapshots.rpcapi import transport
-from assisted_snapshots.rpcapi.reports import ReportEndpoint
 from tests.functional.cinder.lab.world import World
 from tests.functional.lab.agent import Agent
 from tests.functional.lab.rabbit import Rabbit
-
-
-@pytest.fixture
-def hooks(rabbit: Rabbit, agent: Agent) -> Iterator[None]:
-    """Somebody on the agent's host takes its reports."""
-    way = transport.make(url=rabbit.url)
-    server = messaging.get_rpc_server(
-        way, target.report(agent.host),
-        [ReportEndpoint(lambda job: None)])
-    server.start()
-    yield
-    server.stop()
-    server.wait()
-    way.cleanup()
 
 
 def chosen(cinder: World, rabbit: Rabbit, host: str) -> type:

@@ -11,6 +11,7 @@ import binascii
 from pathlib import Path
 import subprocess
 import threading
+from typing import Any
 from typing import TYPE_CHECKING
 
 from castellan import key_manager
@@ -153,9 +154,27 @@ def test_encryption_is_added_but_never_dropped(cinder: World) -> None:
     assert not (cinder.share / row.name).exists()
 
 
+def with_hooks(cinder: World) -> Any:
+    """A driver whose operator says that Nova has the hooks."""
+    return cinder.make_driver(assisted_agent='always')
+
+
+def test_a_nova_that_would_format_it_does_not_get_it(
+        cinder: World, rabbit: Rabbit, hooks: str) -> None:
+    """As released, it overwrites what does not begin as LUKS does."""
+    driver = cinder.make_driver(assisted_agent_transport_url=rabbit.url)
+    volume = cinder.volume(encrypted=True, driver=driver)
+    with pytest.raises(exception.InvalidVolume, match='LUKS header over'):
+        cinder.attach(volume, 'compute-9', driver=driver)
+    cinder.attach(cinder.volume(driver=driver), 'compute-9', driver=driver)
+    other = cinder.volume(encrypted=True, driver=driver)
+    assert cinder.attach(other, hooks, driver=driver).connection_info[
+        'encrypted'] is True
+
+
 def test_an_attached_volume_is_handed_out_as_qcow2(cinder: World) -> None:
     volume = cinder.volume(encrypted=True)
-    attachment = cinder.attach(volume)
+    attachment = cinder.attach(volume, driver=with_hooks(cinder))
     assert attachment.connection_info['format'] == 'qcow2'
     assert attachment.connection_info['encrypted'] is True
 
@@ -190,7 +209,8 @@ class TestFromUpstream:
         assert cinder.formats(volume)['format'] == 'raw'
         cinder.write(volume, 3)
         wanted = cinder.content(volume)
-        assert cinder.attach(volume).connection_info['format'] == 'qcow2'
+        found = cinder.attach(volume, driver=with_hooks(cinder))
+        assert found.connection_info['format'] == 'qcow2'
         assert cinder.formats(volume)['format'] == 'qcow2'
         assert cinder.content(volume) == wanted
 
@@ -230,7 +250,8 @@ class TestFromUpstream:
             driver=cinder.upstream)
         base = cinder.share / copy.name
         assert magic(base) == b'LUKS'
-        assert cinder.attach(copy).connection_info['format'] == 'qcow2'
+        found = cinder.attach(copy, driver=with_hooks(cinder))
+        assert found.connection_info['format'] == 'qcow2'
         assert magic(base) == b'QFI\xfb'
         assert cinder.content(copy) == wanted
         cinder.audit(copy)
@@ -312,7 +333,7 @@ def test_the_passphrase_is_nowhere(
         cinder.driver.revert_to_snapshot(cinder.context,
                                          cinder.fresh(volume), second)
         cinder.driver.extend_volume(cinder.fresh(volume), 2)
-        cinder.attach(copies[0])
+        cinder.attach(copies[0], driver=with_hooks(cinder))
     finally:
         over.set()
         watcher.join()
