@@ -12,6 +12,7 @@ until the next one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import os
 from pathlib import Path
 
@@ -107,16 +108,34 @@ def stage(settings: Settings, project: Project, server: Server
           ) -> Iterator[Stage]:
     """An attached volume whose guest writes; afterwards nothing is left."""
     volume = project.volume()
-    server.attach(volume)
-    writer = server.writer(volume, BLOCKS, DELAY)
-    writer.start()
     files = share.Volume(settings.share, volume, 'raw', share.GIB)
+    with _staged(settings, project, server, files) as stage:
+        yield stage
+
+
+@pytest.fixture
+def encrypted(settings: Settings, project: Project, server: Server
+              ) -> Iterator[Stage]:
+    """The same of a volume with encryption."""
+    volume = project.volume(volume_type=project.encrypted_type())
+    files = share.Volume(settings.share, volume, 'qcow2', share.GIB,
+                         settings.key.encode())
+    with _staged(settings, project, server, files) as stage:
+        yield stage
+
+
+@contextlib.contextmanager
+def _staged(settings: Settings, project: Project, server: Server,
+            files: share.Volume) -> Iterator[Stage]:
+    server.attach(files.id)
+    writer = server.writer(files.id, BLOCKS, DELAY)
+    writer.start()
     stage = Stage(settings, project, server, files, writer)
     yield stage
     stage.finish()
     for snapshot in [*stage.snapshots]:
         project.delete_snapshot(snapshot)
-    project.delete_volume(volume)
+    project.delete_volume(files.id)
     left = {path.name for path in settings.share.iterdir()}
     assert left == {'lost+found'}
 

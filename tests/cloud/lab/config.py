@@ -131,6 +131,7 @@ def cinder(settings: Settings) -> Sections:
         'coordination': {'backend_url': f'file://{state}/coordination'},
         'oslo_messaging_rabbit': {'rabbit_quorum_queue': False},
         'oslo_messaging_notifications': {'driver': 'noop'},
+        'key_manager': _keys(settings, 'cinder'),
         'keystone_authtoken': _tokens(settings, 'cinder'),
         'nova': _login(settings, 'cinder') | {'interface': 'public'},
         'service_user': _login(settings, 'cinder') | {
@@ -230,6 +231,7 @@ def _nova(settings: Settings, host: str) -> dict[str, Options]:
         'cinder': _login(settings, 'nova') | {
             'os_region_name': REGION,
             'catalog_info': 'volumev3::publicURL'},
+        'key_manager': _keys(settings, 'nova'),
         'placement': _login(settings, 'placement'),
         'neutron': _login(settings, 'nova'),
         'service_user': _login(settings, 'nova') | {
@@ -249,6 +251,12 @@ def rootwrap(project: str) -> Sections:
 
 def _database(settings: Settings, name: str) -> Options:
     return {'connection': settings.database(name), 'max_pool_size': 4}
+
+
+def _keys(settings: Settings, project: str) -> Options:
+    """A key manager without Barbican: one key for everything."""
+    return {'backend': f'{project}.keymgr.conf_key_mgr.ConfKeyManager',
+            'fixed_key': settings.key}
 
 
 def _login(settings: Settings, user: str) -> dict[str, object]:

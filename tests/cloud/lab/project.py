@@ -19,6 +19,8 @@ DEADLINE = 240
 FLAVOR_MEMORY = 192
 #: The root disk is not used; the guest lives in its memory.
 ROOT_SIZE = 1 << 20
+#: Name of the volume type with encryption.
+LUKS = 'luks'
 
 
 class WentWrong(AssertionError):
@@ -40,12 +42,23 @@ class Project:
     def volume(self, size: int = 1, **source: str) -> str:
         """Make a volume of so many GiB; its id.
 
-        :param source: ``snapshot_id`` or ``source_volid``.
+        :param source: ``snapshot_id``, ``source_volid``, ``volume_type``.
         """
         made = self.api.volume.post('/volumes', {'volume': {
             'size': size, **source}})['volume']['id']
         self.volume_becomes(made, 'available')
         return str(made)
+
+    def encrypted_type(self) -> str:
+        """A volume type with LUKS, made once; its name."""
+        if LUKS not in self._named(self.api.volume, '/types',
+                                   'volume_types'):
+            made = self.api.volume.post('/types', {
+                'volume_type': {'name': LUKS}})['volume_type']['id']
+            self.api.volume.post(f'/types/{made}/encryption', {'encryption': {
+                'provider': 'luks', 'cipher': 'aes-xts-plain64',
+                'key_size': 256, 'control_location': 'front-end'}})
+        return LUKS
 
     def volume_becomes(self, volume: str, status: str) -> Answer:
         """Wait for a volume's status; the volume."""

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+import functools
 import json
 from pathlib import Path
+import secrets
 
 from tests.functional.lab import paths
 from tests.functional.lab import ports
@@ -30,6 +32,8 @@ HOSTS = ('compute-1', 'compute-2')
 #: Cinder's backend, and further ones have other names.
 BACKEND = 'nfs'
 CONTROLLER = 'controller'
+#: Bytes; what aes-xts-plain64 of 256 bits takes.
+KEY_SIZE = 32
 LISTENERS = ('database', 'keystone', 'placement', 'glance', 'nova',
              'cinder', 'neutron')
 
@@ -47,6 +51,9 @@ class Settings:
     :ivar backends: options of further backends, by name; each has a share
         of its own.
     :ivar nova: options of Nova's section DEFAULT, likewise.
+    :ivar key: the only key that the key managers of Cinder and Nova have, in
+        hexadecimal digits; as an encrypted volume's passphrase it is the
+        same digits.
     :ivar found: what became known while it started: addresses of RabbitMQ
         and the libvirtds.
     """
@@ -59,6 +66,8 @@ class Settings:
     nova: Mapping[str, str] = field(default_factory=dict)
     released: Sequence[str] = ()
     backends: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    key: str = field(default_factory=functools.partial(
+        secrets.token_hex, KEY_SIZE), repr=False)
     found: dict[str, str] = field(default_factory=dict)
 
     @classmethod

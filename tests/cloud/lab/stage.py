@@ -115,8 +115,9 @@ class Stage:
     def volume_from(self, snapshot: str) -> None:
         """Make a volume from a snapshot, prove it and delete it."""
         made = self.project.volume(snapshot_id=snapshot)
-        content.prove(self.files.folder / f'volume-{made}', 'raw',
-                      self.writer.pattern, self.snapshots[snapshot])
+        content.prove(self.files.folder / f'volume-{made}',
+                      self.files.format, self.writer.pattern,
+                      self.snapshots[snapshot], secret=self.files.secret)
         self.project.delete_volume(made)
 
     def finish(self) -> None:
