@@ -331,13 +331,14 @@ class Scene:
         """Prove what a guest reads that does not write: all that it wrote.
 
         Its layer is the one that QEMU has: what is still being done may
-        not be in the records yet.
+        not be in the records yet. It may be the only one and yet an overlay,
+        which everything below has been pulled into.
         """
         stage = self.stage
-        live = stage.server.chain(stage.id)
-        content.prove(stage.files.folder / live[-1],
-                      'qcow2' if len(live) > 1 else stage.files.format,
-                      stage.writer.pattern, Bounds(last, last))
+        active = stage.server.chain(stage.id)[-1]
+        content.prove(stage.files.folder / active,
+                      stage.files.format if active == stage.files.name
+                      else 'qcow2', stage.writer.pattern, Bounds(last, last))
 
     # The end ----------------------------------------------------------------
 
