@@ -60,8 +60,8 @@ _LATELY = 1 << 20
 BUSY = ('creating', 'deleting')
 #: The last is Nova's word that it has failed: Cinder's driver, which waits for
 #: the word, says in a moment what the snapshot is then. Until it does the user
-#: may not ask again.
-_UNSETTLED = (*BUSY, 'error_deleting')
+#: may not ask again. Twice as many seconds as the driver ever takes.
+_FAILED, _MOMENT = 'error_deleting', 20
 
 
 class Operation(enum.Enum):
@@ -356,9 +356,17 @@ class Scene:
 
         Whatever is begun again meanwhile is not held.
         """
+        failed = 0.0
+
         def ended() -> bool:
+            nonlocal failed
             self.release()
-            return self.status() not in _UNSETTLED
+            status = self.status()
+            if status != _FAILED:
+                failed = 0.0
+                return status not in BUSY
+            failed = failed or time.monotonic()
+            return time.monotonic() - failed > _MOMENT
         with suppress(waiting.Late):
             waiting.until(ended, 'end of the operation', seconds, 0.2)
         return self.status()
@@ -371,8 +379,7 @@ class Scene:
         """
         status = self.settle(seconds)
         wanted = ('available', 'gone') if self.creates else ('gone',)
-        if status not in wanted and status not in _UNSETTLED \
-                and not self.asked_again:
+        if status not in (*wanted, *BUSY, _FAILED) and not self.asked_again:
             self.delete_again()
             status = self.settle(seconds)
         self._note(status)
