@@ -18,6 +18,9 @@ READ = 'read'
 WRITE = 'write'
 #: Written by a copy that skips what is zero, as it expects an empty file.
 REPLACE = 'replace'
+#: Cinder wants to give a copy a key of its own; it looks what connects the
+#: volume, sees that it is a file, and leaves it alone.
+LOOK = 'look'
 
 _PURPOSES = {
     'backing-up': READ, 'uploading': READ, 'retyping': READ,
@@ -62,6 +65,8 @@ def purpose(volume: objects.Volume) -> str | None:
     # The generic revert's temporary source has never met a guest.
     if volume.status == 'in-use' and not volume.volume_attachment:
         return READ
+    if volume.status == 'creating' and volume.encryption_key_id:
+        return LOOK
     return _PURPOSES.get(volume.status)
 
 

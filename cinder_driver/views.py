@@ -114,8 +114,12 @@ class Views:
         self._settle(subject)
         state = native(self.backend.settled(subject.volume).state)
         check_size(subject.volume, state)
-        writable = view_needs.purpose(subject.volume) in (
-            view_needs.WRITE, view_needs.REPLACE)
+        purpose = view_needs.purpose(subject.volume)
+        if purpose == view_needs.LOOK:
+            # A view would cost as much as the copy that is looked at, and
+            # what is not written into it would be lost.
+            return self._on_share(subject, state.chain.active.name)
+        writable = purpose in (view_needs.WRITE, view_needs.REPLACE)
         if writable:
             restores.check(self.backend, subject.volume, state.chain)
         return self._open(subject, connector, state.chain, writable)

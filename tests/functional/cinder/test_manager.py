@@ -53,6 +53,20 @@ def test_cascade(cinder: World) -> None:
                                                        volume.id)
 
 
+@pytest.mark.usefixtures('quick_stretching')
+def test_copies_of_an_encrypted_volume(cinder: World) -> None:
+    """Cinder connects a clone to give it a key of its own, if it can."""
+    volume = created(cinder, encrypted=True)
+    cinder.write(volume, 3)
+    wanted = cinder.content(volume)
+    snapshot = taken(cinder, volume)
+    for source in ({'source_volid': volume.id},
+                   {'snapshot_id': snapshot.id}):
+        copy = created(cinder, encrypted=True, **source)
+        assert cinder.content(copy) == wanted
+        cinder.audit(copy)
+
+
 def test_busy_snapshot_is_available_and_says_why(cinder: World) -> None:
     volume = created(cinder)
     snapshot = taken(cinder, volume)
