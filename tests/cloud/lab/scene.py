@@ -52,6 +52,8 @@ _PLACES = itertools.cycle(range(64, 1024 - BALLAST, BALLAST))
 #: Bytes per second: a job that is held does not come far.
 _HELD = 256 * 1024
 _DEADLINE = 240
+#: Seconds between two looks at what Cinder says.
+_LOOK = 1
 #: Seconds that an agent may take to answer.
 _ANSWER = 3.0
 #: Bytes of a log.
@@ -230,12 +232,18 @@ class Scene:
         return not self.job() and len(live) <= len(self.stage.snapshots)
 
     def _wait_in_midst(self, held: Any) -> None:
+        look = time.monotonic()
+
         def reached() -> bool:
+            nonlocal look
             if held():
                 return True
-            status = self.status()
-            if status not in BUSY:
-                raise NeverBegan(self.operation.value, status)
+            # Asking Cinder takes longer than some jobs do.
+            if time.monotonic() > look:
+                status = self.status()
+                if status not in BUSY:
+                    raise NeverBegan(self.operation.value, status)
+                look = time.monotonic() + _LOOK
             return False
         try:
             waiting.until(reached, f'{self.operation.value} in its midst',
