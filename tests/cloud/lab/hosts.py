@@ -19,8 +19,11 @@ from tests.functional.lab import libvirtd
 from tests.functional.lab import ports
 from tests.functional.lab import waiting
 
-#: Mounts made in the host reach its libvirtd, and nothing else.
-HOLD = 'mount --make-rshared / && hostname "$1" && exec sleep infinity'
+#: Mounts made in the host reach its libvirtd, and nothing else.  The folder
+#: of the mounts is the host's own: Nova removes a place that it has
+#: unmounted, and with it the kernel would take the mount of another host.
+HOLD = ('mount --make-rshared / && mount -t tmpfs none "$2" && '
+        'hostname "$1" && exec sleep infinity')
 MIGRATION_PORTS = 10
 
 
@@ -71,7 +74,7 @@ class ComputeHost:
         self._sockets = sockets
         self._holder = Process(settings, name, [
             'unshare', '--mount', '--uts', '--propagation', 'private',
-            'sh', '-c', HOLD, 'sh', name])
+            'sh', '-c', HOLD, 'sh', name, settings.mounts])
 
     @property
     def enter(self) -> list[str]:
@@ -86,12 +89,12 @@ class ComputeHost:
 
     def start(self) -> None:
         """Make the host and start its libvirtd."""
-        self._holder.start()
-        waiting.until(self._is_held, f'host {self.name}', 10)
         data = self._settings.data
         mounts = self._settings.mounts
         # libvirt forgets a shared file system that is not there yet.
         mounts.mkdir(exist_ok=True)
+        self._holder.start()
+        waiting.until(self._is_held, f'host {self.name}', 10)
         self.libvirtd = HostLibvirtd(
             self._settings, self.enter, self.inbound,
             [data / 'instances', mounts])
