@@ -153,10 +153,14 @@ class Project:
         self.api.compute.delete(f'/servers/{server}')
         self._goes(self.api.compute, 'server', server)
 
-    def attach(self, server: str, volume: str) -> None:
-        """Attach a volume."""
+    def request_attachment(self, server: str, volume: str) -> None:
+        """Ask for a volume to be attached; it is reserved then."""
         self.api.compute.post(f'/servers/{server}/os-volume_attachments', {
             'volumeAttachment': {'volumeId': volume}})
+
+    def attach(self, server: str, volume: str) -> None:
+        """Attach a volume."""
+        self.request_attachment(server, volume)
         self.volume_becomes(volume, 'in-use')
 
     def detach(self, server: str, volume: str) -> None:
