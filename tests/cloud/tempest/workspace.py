@@ -137,7 +137,9 @@ class Workspace:
             'manage_volume': True, 'manage_snapshot': False,
             'volume_revert': True, 'concurrency_tests': True,
             'extend_volume_with_snapshot': True,
-            'extend_attached_volume': backend['online_extend_support']}
+            'extend_attached_volume': backend['online_extend_support'],
+            'extend_attached_encrypted_volume':
+                backend['online_extend_support']}
 
 
 def _flavor(project: Project, name: str) -> str:
