@@ -327,8 +327,13 @@ class Scene:
         """Write on in a guest that was booted anew.
 
         What it lost is looked for before: the writer goes around, and would
-        soon have written over every trace.
+        soon have written over every trace.  What a job has changed QEMU may
+        have in its memory only, until the guest flushes its disk.
         """
+        waiting.until(lambda: not self.job(), 'end of the job', _DEADLINE)
+        device = self.stage.server.device(self.stage.id)
+        self.stage.server.run(
+            f'dd if=/dev/zero of={device} count=0 conv=notrunc,fsync')
         try:
             self.prove_guest(last)
         except (ContentError, ImageToolError) as exc:
