@@ -183,7 +183,8 @@ def _namespace() -> list[str]:
 _SPREAD = ('-n', '2', '--dist', 'loadfile')
 
 #: What becomes of volumes in a cloud where nothing goes wrong.
-_LIFE = ('tests/cloud/test_life.py', 'tests/cloud/test_extend.py')
+_LIFE = tuple(f'tests/cloud/test_{name}.py'
+              for name in ('life', 'extend', 'encrypted', 'tempest'))
 
 STEPS: dict[str, Callable[[], Outcome]] = {
     'lint': lint,
