@@ -54,7 +54,7 @@ user asked again at most once, and then every content was compared with what
 the guest had written, the chain with the records of Cinder and Nova, and the
 files with what belongs to the volume.
 
-Each cell was played once, and names all that was found, the worst first:
+A cell names all that was found when it was last played, the worst first:
 
 content lost
    The volume, or a snapshot of it, does not hold what the guest had written.
@@ -68,7 +68,8 @@ stale record
    next operation, goes by the record.
 stuck
    A snapshot was still being taken or deleted, or could be neither used nor
-   deleted, {PATIENCE} seconds after the fault had been healed.
+   deleted, {PATIENCE} seconds after the fault had been healed. Files and
+   records are then not held against it, contents are.
 clean
    Nothing of all this; "asked again" if it took the user's second request.
 
