@@ -261,9 +261,10 @@ def _met(scene: Scene) -> None:
         compute.signal(signal.SIGCONT)
 
 
-#: Operations that move the guest to another layer, of which Cinder may know
-#: before Nova does: our driver does not need Nova to take or delete one.
-MOVING = (Operation.CREATE, Operation.ONLY)
+#: Our driver does not need Nova to take a snapshot, so Cinder may know of the
+#: guest's new layer first. A deletion moves the guest only if what is below
+#: has more to copy.
+MOVING = (Operation.CREATE,)
 AHEAD = (
     Fault('nova-compute and agent dead, then hard reboot', _unheard, MOVING),
     Fault('hard reboot of a stopped nova-compute', _met, MOVING),
