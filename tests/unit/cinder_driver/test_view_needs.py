@@ -9,21 +9,24 @@ from cinder import objects
 import pytest
 
 from assisted_snapshots.cinder_driver import view_needs
+from assisted_snapshots.cinder_driver.view_needs import LOOK
 from assisted_snapshots.cinder_driver.view_needs import READ
 from assisted_snapshots.cinder_driver.view_needs import REPLACE
 from assisted_snapshots.cinder_driver.view_needs import WRITE
 
 CONNECTOR = {'host': 'compute-1'}
+KEY = '33cd3fd9-98ea-4aa4-b4c7-d9c9e5f5ab46'
 
 
 objects.register_all()
 
 
 def volume(status: str, migration: str | None = None,
-           *attachments: dict[str, Any] | None) -> objects.Volume:
+           *attachments: dict[str, Any] | None,
+           key: str | None = None) -> objects.Volume:
     """A row; an attachment is its connector."""
     return objects.Volume(
-        status=status, migration_status=migration,
+        status=status, migration_status=migration, encryption_key_id=key,
         volume_attachment=objects.VolumeAttachmentList(objects=[
             objects.VolumeAttachment(connector=one) for one in attachments]))
 
@@ -39,6 +42,8 @@ def volume(status: str, migration: str | None = None,
     (volume('creating', 'target:one'), WRITE),
     (volume('restoring-backup'), WRITE),
     (volume('creating'), WRITE),
+    (volume('creating', key=KEY), LOOK),
+    (volume('creating', 'target:one', key=KEY), WRITE),
     (volume('reverting'), REPLACE),
     (volume('downloading', None, None), REPLACE),  # reimage
     (volume('downloading'), REPLACE),
