@@ -24,7 +24,8 @@ def _magic(side: Side, name: str) -> bytes:
 
 @scenario('W2', 'An encrypted volume is attached')
 def encrypted_format(side: Side) -> None:
-    world, driver = side.world, side.driver()
+    # Ours hands it only to a Nova with the hooks, as the operator says here.
+    world, driver = side.world, side.driver(assisted_agent='always')
     with quick_luks():
         volume = world.volume(encrypted=True, driver=driver)
     attachment = world.attach(volume, driver=driver)
