@@ -22,6 +22,7 @@ from tests.cloud.lab import logs
 from tests.cloud.lab import process
 from tests.cloud.lab.api import Api
 from tests.cloud.lab.cloud import Cloud
+from tests.cloud.lab.held import HeldJobs
 from tests.cloud.lab.project import Project
 from tests.cloud.lab.server import Server
 from tests.cloud.lab.settings import HOSTS
@@ -122,6 +123,14 @@ def encrypted(settings: Settings, project: Project, server: Server
                          settings.key.encode())
     with _staged(settings, project, server, files) as stage:
         yield stage
+
+
+@pytest.fixture
+def held(settings: Settings) -> Iterator[HeldJobs]:
+    """Merges end when the test says so."""
+    held = HeldJobs(settings)
+    yield held
+    held.release()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ the merge to be ended otherwise; afterwards snapshots and volume are whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 
 import pytest
 
@@ -37,14 +36,6 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.cloud('hooks')]
 #: What Nova logs of what was refused.
 REFUSED = 'is under way on volume'
 REASON = '(job '
-
-
-@pytest.fixture
-def held(settings: Settings) -> Iterator[HeldJobs]:
-    """Merges end when they are told to."""
-    held = HeldJobs(settings)
-    yield held
-    held.release()
 
 
 def migrate_live(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -51,9 +52,17 @@ def doomed(settings: Settings, project: Project) -> Iterator[Stage]:
     project.delete_volume(volume)
 
 
-def die(cloud: Cloud, stage: Stage) -> ComputeHost:
+@pytest.fixture
+def host(cloud: Cloud, doomed: Stage) -> Iterator[ComputeHost]:
+    """The host that dies; it is there again afterwards."""
+    found = cloud.hosts[DYING]
+    yield found
+    if service_of(doomed.project)['forced_down']:
+        revive(found, doomed.project)
+
+
+def die(host: ComputeHost, stage: Stage) -> None:
     """Kill all that a host is, and tell Nova so, as who fences it does."""
-    host = cloud.hosts[DYING]
     assert host.libvirtd is not None
     qemu = host.libvirtd.guest_pid(stage.server.domain.name())
     for service in host.services:
@@ -63,7 +72,6 @@ def die(cloud: Cloud, stage: Stage) -> ComputeHost:
     waiting.until(lambda: not os.path.exists(f'/proc/{qemu}'),
                   'the end of QEMU', 10)
     forced_down(stage.project, is_down=True)
-    return host
 
 
 def revive(host: ComputeHost, project: Project) -> None:
@@ -88,7 +96,7 @@ def evacuations(project: Project) -> list[str]:
             'migrations']]
 
 
-def service_of(project: Project) -> dict[str, str]:
+def service_of(project: Project) -> dict[str, Any]:
     """Nova's record of the nova-compute that dies."""
     (found,) = project.api.compute.get(
         f'/os-services?binary=nova-compute&host={DYING}')['services']
@@ -110,11 +118,11 @@ def evacuate(stage: Stage, last: int) -> None:
     stage.go_on(last)
 
 
-def test_at_rest(cloud: Cloud, doomed: Stage) -> None:
+def test_at_rest(doomed: Stage, host: ComputeHost) -> None:
     oldest, newest = doomed.take(), doomed.take()
     doomed.writer.write_more(1)
     last = doomed.stop()
-    host = die(cloud, doomed)
+    die(host, doomed)
     evacuate(doomed, last)
     doomed.settled()
     doomed.delete(newest)
@@ -125,14 +133,14 @@ def test_at_rest(cloud: Cloud, doomed: Stage) -> None:
 
 
 @pytest.mark.cloud('hooks')
-def test_in_the_midst_of_a_deletion(cloud: Cloud, doomed: Stage) -> None:
+def test_in_the_midst_of_a_deletion(held: HeldJobs, doomed: Stage,
+                                    host: ComputeHost) -> None:
     """It ends without the host, whose agent goes on with nothing."""
     oldest = doomed.take()
     doomed.take()
-    held = HeldJobs(cloud.settings)
     held.delete(doomed, oldest, DYING)
     last = doomed.stop()
-    host = die(cloud, doomed)
+    die(host, doomed)
     evacuate(doomed, last)
     revive(host, doomed.project)
     held.release()
