@@ -17,7 +17,7 @@ STEPS = (cloud.CREATE, cloud.MIDDLE, cloud.NEWEST, cloud.ONLY)
 
 def _figures(seconds: float, stall: float, copied: int) -> cloud.Figures:
     return cloud.Figures({step: Series([seconds] * 3, [stall] * 3)
-                          for step in STEPS}, copied)
+                          for step in STEPS}, [copied] * 3, [0] * 3)
 
 
 def _missed(seconds: float, stall: float, copied: int) -> list[str]:
