@@ -309,7 +309,7 @@ class _Bus:
     def has_hooks(self, url: str | None, host: str) -> bool:
         """Tell whether Nova's hooks on a host answer now."""
         try:
-            home(ReportClient(self.way(url), host, timeout=_HELLO).ping)
+            self._greet_hooks(url, host)
         except errors.AgentError as exc:
             LOG.info('No hooks of Nova on %s: %s', host, exc)
             return False
@@ -323,7 +323,7 @@ class _Bus:
             return False
         try:
             home(AgentClient(self.way(url), host, _HELLO).ping)
-            home(ReportClient(self.way(url), host, timeout=_HELLO).ping)
+            self._greet_hooks(url, host)
         except errors.AgentError as exc:
             LOG.info('No agent on %s, or nobody who writes its reports into '
                      "Nova's records: %s", host, exc)
@@ -331,6 +331,9 @@ class _Bus:
             return False
         self._silent.pop(key, None)
         return True
+
+    def _greet_hooks(self, url: str | None, host: str) -> None:
+        home(ReportClient(self.way(url), host, timeout=_HELLO).ping)
 
 
 def _ignore(_job: Job) -> None:
