@@ -40,6 +40,13 @@ def server(network: Network) -> Iterator[Server]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def server_lives(server: Server) -> Iterator[None]:
+    """Tell a test that waited in vain from one whose server has died."""
+    yield
+    server.check()
+
+
 @pytest.fixture(scope='session')
 def clients(network: Network, server: Server,
             ) -> Iterator[tuple[Client, Client]]:

@@ -96,6 +96,12 @@ class Server:
         self._process.wait()
         self._process = None
 
+    def check(self) -> None:
+        """See that it has not died of itself; its clients would wait."""
+        assert self._process is not None
+        assert self._process.poll() is None, \
+            f'the NFS server ended, see {self.root}'
+
     def close(self) -> None:
         """End it and its state."""
         if self._process is not None:
@@ -103,9 +109,7 @@ class Server:
         shutil.rmtree(self.root)
 
     def _serves(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, \
-            f'the NFS server ended, see {self.root}'
+        self.check()
         return (self.log.exists()
                 and 'NFS SERVER INITIALIZED' in self.log.read_text())
 
