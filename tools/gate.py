@@ -4,6 +4,9 @@
 Every step runs, whatever happened before it, and the last line sums all of
 them up as pytest would.  A step that ran no test, or that left a test out,
 has failed: silence must not look like success.
+
+Steps that mostly wait run beside the others, one after another; what such a
+step prints appears at its end.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 import configparser
 from dataclasses import dataclass
 from dataclasses import field
@@ -19,6 +23,7 @@ from pathlib import Path
 import subprocess
 import sys
 import time
+from typing import IO
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,12 +51,28 @@ class Outcome:
                                           or self.left_out)
 
 
+#: Runs; its output goes to a file, or where that of the gate goes.
+Step = Callable[[IO[bytes] | None], Outcome]
+
+
 @dataclass
 class Report:
-    """All steps that have ended."""
+    """All steps that have ended.
+
+    :ivar seconds: of each step.
+    :ivar whole: seconds of all of them together.
+    """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    whole: float = 0
+
+    def run(self, name: str, output: IO[bytes] | None = None) -> None:
+        """Run a step."""
+        begun = time.monotonic()
+        outcome = STEPS[name](output)
+        self.seconds[name] = time.monotonic() - begun
+        self.outcomes[name] = outcome
 
     @property
     def good(self) -> bool:
@@ -61,7 +82,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """What failed, a line per step, and the summary."""
-        found = [f'{" summary ":=^{WIDTH}}']
+        found = [_title('summary')]
         for name, outcome in self.outcomes.items():
             for word, what in (('FAILED', outcome.failed),
                                ('ERROR', outcome.errors),
@@ -81,8 +102,27 @@ class Report:
                   'skipped': sum(len(o.left_out) for o in outcomes),
                   'errors': sum(len(o.errors) for o in outcomes)}
         said = ', '.join(f'{n} {word}' for word, n in counts.items() if n)
-        text = f' {said} in {sum(self.seconds.values()):.2f}s '
-        return f'{text:=^{WIDTH}}'
+        return _title(f'{said} in {self.whole:.2f}s')
+
+
+def _one_by_one(report: Report, names: Sequence[str]) -> None:
+    for name in names:
+        print(_title(name), flush=True)
+        report.run(name)
+
+
+def _beside(report: Report, names: Sequence[str]) -> None:
+    for name in names:
+        path = RESULTS / f'{name}.log'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open('wb') as output:
+            report.run(name, output)
+        print(_title(name) + '\n' + path.read_text(errors='replace'),
+              flush=True)
+
+
+def _title(text: str) -> str:
+    return f'{f" {text} ":=^{WIDTH}}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,44 +132,47 @@ def main(argv: Sequence[str] | None = None) -> int:
                         metavar='step', help=f'of {", ".join(STEPS)}')
     chosen = parser.parse_args(argv).steps or [
         name for name in STEPS if name not in ON_REQUEST]
-    report = Report()
-    for name in chosen:
-        print(f'{f" {name} ":=^{WIDTH}}', flush=True)
-        begun = time.monotonic()
-        report.outcomes[name] = STEPS[name]()
-        report.seconds[name] = time.monotonic() - begun
+    report, begun = Report(), time.monotonic()
+    first = [name for name in chosen if name not in BESIDE] or chosen
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(
+            _beside, report, [name for name in chosen if name not in first])
+        _one_by_one(report, first)
+        others.result()
+    report.whole = time.monotonic() - begun
     print('\n'.join(report.lines()))
     return 0 if report.good else 1
 
 
-def lint() -> Outcome:
+def lint(output: IO[bytes] | None) -> Outcome:
     """ruff, in the spirit of OpenStack's hacking."""
-    return _tool('ruff', 'check', '.')
+    return _tool(output, 'ruff', 'check', '.')
 
 
-def types() -> Outcome:
+def types(output: IO[bytes] | None) -> Outcome:
     """mypy, strict, of every room and of what tests them."""
     rooms = _namespace()
     packages = [part for room in [*rooms, 'tests', 'tools', 'benchmarks']
                 for part in ('-p', room)]
-    return _tool('mypy', *packages, MYPYPATH=str(NAMESPACE))
+    return _tool(output, 'mypy', *packages, MYPYPATH=str(NAMESPACE))
 
 
-def docs() -> Outcome:
+def docs(output: IO[bytes] | None) -> Outcome:
     """The documentation; a warning is an error."""
-    return _tool('sphinx-build', '-W', '-q', '-E', '-b', 'html', '-d',
-                 str(TMP / 'doctrees'), 'doc/source', str(TMP / 'html'))
+    return _tool(output, 'sphinx-build', '-W', '-q', '-E', '-b', 'html',
+                 '-d', str(TMP / 'doctrees'), 'doc/source', str(TMP / 'html'))
 
 
-def pytest(name: str, *arguments: str) -> Callable[[], Outcome]:
+def pytest(name: str, *arguments: str) -> Step:
     """A step that is one run of pytest."""
-    def step() -> Outcome:
+    def step(output: IO[bytes] | None) -> Outcome:
         results = RESULTS / f'{name}.xml'
         results.parent.mkdir(parents=True, exist_ok=True)
         results.unlink(missing_ok=True)
         status = subprocess.run(
             [sys.executable, '-m', 'pytest', '-q', f'--junitxml={results}',
-             *arguments], cwd=ROOT, check=False).returncode
+             *arguments], cwd=ROOT, stdout=output, stderr=output,
+            check=False).returncode
         return _outcome(results, status)
     return step
 
@@ -152,11 +195,13 @@ def _outcome(results: Path, status: int) -> Outcome:
                    found['skipped'])
 
 
-def _tool(name: str, *arguments: str, **environment: str) -> Outcome:
+def _tool(output: IO[bytes] | None, name: str, *arguments: str,
+          **environment: str) -> Outcome:
     """A step that is one command of the virtual environment."""
     status = subprocess.run(
         [Path(sys.executable).with_name(name), *arguments], cwd=ROOT,
-        env=os.environ | environment, check=False).returncode
+        env=os.environ | environment, stdout=output, stderr=output,
+        check=False).returncode
     if status:
         return Outcome(failed=[f'{name} ended with status {status}'])
     return Outcome(passed=1)
@@ -186,7 +231,7 @@ _SPREAD = ('-n', '2', '--dist', 'loadfile')
 _LIFE = tuple(f'tests/cloud/test_{name}.py'
               for name in ('life', 'extend', 'encrypted', 'tempest'))
 
-STEPS: dict[str, Callable[[], Outcome]] = {
+STEPS: dict[str, Step] = {
     'lint': lint,
     'types': types,
     'docs': docs,
@@ -205,7 +250,8 @@ STEPS: dict[str, Callable[[], Outcome]] = {
         f'--ignore={path}' for path in _LIFE)),
 }
 
-
+#: Guests and services that boot, and a server's grace period.
+BESIDE = ('nfs', 'cloud')
 #: Run when named: they take longer than all others together.
 ON_REQUEST = ('cloud-faults',)
 
