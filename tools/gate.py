@@ -251,7 +251,7 @@ STEPS: dict[str, Step] = {
 }
 
 #: Guests and services that boot, and a server's grace period.
-BESIDE = ('nfs', 'cloud')
+BESIDE = ('nfs', 'cloud', 'cloud-faults')
 #: Run when named: they take longer than all others together.
 ON_REQUEST = ('cloud-faults',)
 
