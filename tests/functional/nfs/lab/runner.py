@@ -39,8 +39,11 @@ def main() -> None:
         for key, _ in selector.select():
             if isinstance(key.data, Job):
                 if not key.data.relay():
+                    # Before it is closed: jobs forked meanwhile hold it
+                    # too, and so epoll would go on to tell of it.
                     selector.unregister(key.fileobj)
                     del jobs[key.data.number]
+                    key.data.end()
                 continue
             *lines, rest = (rest + os.read(0, 65536)).split(b'\n')
             for text in lines:
@@ -82,13 +85,14 @@ class Job:
         *lines, self._rest = (self._rest + text).split(b'\n')
         for found in lines:
             answer({'id': self.number, **json.loads(found)})
-        if text:
-            return True
+        return bool(text)
+
+    def end(self) -> None:
+        """Tell the test that it has ended."""
         self.line.close()
         _, status = os.waitpid(self._pid, 0)
         answer({'id': self.number,
                 'ended': os.waitstatus_to_exitcode(status)})
-        return False
 
 
 def run(request: Mapping[str, Any], line: socket.socket) -> None:
