@@ -130,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='tools/test')
     parser.add_argument('steps', nargs='*', choices=[[], *STEPS],
                         metavar='step', help=f'of {", ".join(STEPS)}')
-    chosen = parser.parse_args(argv).steps or [
-        name for name in STEPS if name not in ON_REQUEST]
+    chosen = parser.parse_args(argv).steps or [*STEPS]
     report, begun = Report(), time.monotonic()
     first = [name for name in chosen if name not in BESIDE] or chosen
     with ThreadPoolExecutor(1) as pool:
@@ -243,7 +242,9 @@ STEPS: dict[str, Step] = {
     # Importing Cinder's tests patches the whole process, which a worker of
     # pytest-xdist does not survive.
     'acceptance': pytest('acceptance', 'tests/acceptance'),
-    'cinder': pytest('cinder', 'tests/functional/cinder', *_SPREAD),
+    # Sorted by how many tests they have, the longest files would be last.
+    'cinder': pytest('cinder', 'tests/functional/cinder', *_SPREAD,
+                     '--no-loadscope-reorder'),
     'nfs': pytest('nfs', 'tests/functional/nfs'),
     'cloud': pytest('cloud', *_LIFE),
     'cloud-faults': pytest('cloud-faults', 'tests/cloud', *(
@@ -252,8 +253,6 @@ STEPS: dict[str, Step] = {
 
 #: Guests and services that boot, and a server's grace period.
 BESIDE = ('nfs', 'cloud', 'cloud-faults')
-#: Run when named: they take longer than all others together.
-ON_REQUEST = ('cloud-faults',)
 
 
 if __name__ == '__main__':
