@@ -90,7 +90,7 @@ class Report:
                 found += [f'{word} {name}: {test}' for test in what]
         for name, outcome in self.outcomes.items():
             verdict = 'ok' if outcome.good else 'FAILED'
-            found.append(f'{name:<12}{verdict:<8}{outcome.passed:>6} passed'
+            found.append(f'{name:<14}{verdict:<8}{outcome.passed:>6} passed'
                          f'{self.seconds[name]:>9.1f} s')
         return [*found, self._last_line()]
 
