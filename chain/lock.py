@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 import enum
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -53,16 +54,12 @@ class VolumeLock:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
                          | os.O_CLOEXEC, _MODE)
             try:
-                with suppress(PermissionError):  # another user's file
-                    os.fchmod(fd, _MODE)  # whatever the umask took away
-                _lock(fd)
-                if _same(fd, self._path):
+                if _taken(fd, self._path):
                     self._fd = fd
                     return self
             except BaseException:
                 os.close(fd)
                 raise
-            # It was removed with its volume while this one waited.
             os.close(fd)
 
     def __exit__(self, kind: type[BaseException] | None,
@@ -126,14 +123,22 @@ def _locked(fd: int, start: int, length: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-def _lock(fd: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW,
-                _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+def _taken(fd: int, path: Path) -> bool:
+    """Wait for the lock; False if it has gone with its volume meanwhile.
 
-
-def _same(fd: int, path: Path) -> bool:
-    renew_folder(path.parent)
+    Its name then is not there or means another file; if another host has
+    removed it from a share, nothing can be done with the descriptor.
+    """
     try:
+        with suppress(PermissionError):  # another user's file
+            os.fchmod(fd, _MODE)  # whatever the umask took away
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW,
+                    _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        renew_folder(path.parent)
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
+        return False
+    except OSError as exc:
+        if exc.errno != errno.ESTALE:
+            raise
         return False

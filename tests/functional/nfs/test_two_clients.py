@@ -32,10 +32,11 @@ def hold_image(client: Client, share: Share, name: str, form: str,
     return job
 
 
-def hold_lock(client: Client, share: Share, *, remove: bool = False) -> Job:
+def hold_lock(client: Client, share: Share, *, remove: bool = False,
+              pause: bool = False) -> Job:
     """A process that wants the volume's lock."""
     job = client.start(f'{INSIDE}.volumes:hold_lock', share.mounted,
-                       'volume-1', remove, user=CINDER)
+                       'volume-1', remove, pause, user=CINDER)
     assert job.event() == 'trying'
     return job
 
@@ -142,3 +143,19 @@ def test_a_lock_file_that_went_with_its_volume_locks_nobody(
     assert newer.event() == 'locked'
     newer.go_on()
     newer.result()
+
+
+def test_a_lock_file_goes_before_it_can_be_locked(
+        share: Share, one: Client, other: Client) -> None:
+    """Who has opened it finds its handle stale, and takes the new one."""
+    first = hold_lock(one, share, remove=True)
+    assert first.event() == 'locked'
+    late = hold_lock(other, share, pause=True)
+    assert late.event() == 'opened'
+    first.go_on()
+    first.result()
+    late.go_on()
+    assert late.event() == 'locked'
+    assert share.look(one, 'volume-1.lock') == [True]
+    late.go_on()
+    late.result()

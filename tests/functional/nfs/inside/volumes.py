@@ -123,14 +123,33 @@ def opened(folder: str, name: str) -> bool:
     return opened_by_qemu(Path(folder, name))
 
 
-def hold_lock(folder: str, name: str, remove: bool = False) -> None:
-    """Hold a volume's lock until the test says go."""
+def hold_lock(folder: str, name: str, remove: bool = False,
+              pause: bool = False) -> None:
+    """Hold a volume's lock until the test says go.
+
+    :param remove: and then remove it.
+    :param pause: also ask the test once it is open, before it is locked.
+    """
     files = VolumeFiles(Path(folder), name)
+    if pause:
+        _pause_before(os, 'fchmod', 'opened')
     line.tell('trying')
     with VolumeLock(files):
         line.ask('locked')
         if remove:
             files.lock.unlink()
+
+
+def _pause_before(module: Any, name: str, what: str) -> None:
+    """Have the next call of a function wait for the test."""
+    function = getattr(module, name)
+
+    def paused(*arguments: Any) -> Any:
+        setattr(module, name, function)
+        line.ask(what)
+        return function(*arguments)
+
+    setattr(module, name, paused)
 
 
 def look(folder: str, names: Sequence[str]) -> list[bool]:
