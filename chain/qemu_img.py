@@ -29,9 +29,12 @@ from assisted_snapshots.chain.value import Format
 Progress = Callable[[float], None]
 
 # A hostile image must not eat the host.  What copies runs as long as it
-# takes; its threads reserve address space that they do not use.
+# takes.
 _QUICK = (f'--as={1 << 30}', '--cpu=60')
 _COPY = (f'--as={8 << 30}',)
+# glibc gives a new thread an arena of 128 MiB of addresses; QEMU starts more
+# threads the busier the host is, and aborts when the limit allows no other.
+_ENVIRONMENT = {'LC_ALL': 'C', 'MALLOC_ARENA_MAX': '1'}
 
 _PERCENT = re.compile(rb'\(([0-9.]+)/100%\)')
 
@@ -304,7 +307,7 @@ class QemuImg:
         """
         with (open(os.memfd_create('stderr'), 'w+b') as complaints,
               subprocess.Popen(
-                  argv, cwd=self._folder, env={**os.environ, 'LC_ALL': 'C'},
+                  argv, cwd=self._folder, env=os.environ | _ENVIRONMENT,
                   stdin=(subprocess.DEVNULL if self.held is None
                          else self.held), stdout=subprocess.PIPE,
                   stderr=complaints, pass_fds=passed, bufsize=0) as child):
