@@ -136,9 +136,7 @@ def _taken(fd: int, path: Path) -> bool:
                     _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         renew_folder(path.parent)
         return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
     except OSError as exc:
-        if exc.errno != errno.ESTALE:
+        if exc.errno not in (errno.ENOENT, errno.ESTALE):
             raise
         return False
